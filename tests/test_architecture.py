@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "hermes3"
 FLOORS = [
     {"errors"},
     {"prompt", "tokenizer", "weights", "_native"},
-    {"engine", "train"},
+    {"engine", "train", "convert"},
     {"llm"},
     {"agent", "server", "eval"},
     {"__init__"},  # the front door

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ Examples:
   git log -5 | hermes3 chat "What changed?"         text from a pipe goes below the prompt
   hermes3 pull 3b                                   fetch Hermes 3 (2.0 GB)
   hermes3 serve --model 3b                          an OpenAI-compatible server on port 8000
+  hermes3 convert my-model my-model.gguf            Hugging Face folder to GGUF, or back
+  hermes3 quantize my-model.gguf small.gguf --to q8_0
   hermes3 bench --model smol                        tokens per second on this machine
   hermes3 doctor                                    what is here, what is wrong, what mends it
 
@@ -144,6 +147,55 @@ def serve(
         from hermes3.cli.serve import run
 
         run(model, host, port, ctx, threads, served_model_name, api_key)
+
+
+@app.command()
+def convert(source: options.Source, target: options.Target, to: options.FloatType = None) -> None:
+    """Turn a Hugging Face folder into a GGUF file, or a GGUF file into a folder.
+
+    A target that ends in .gguf is a GGUF file, any other a folder with config.json, safetensors (in parts of
+    5 GB) and tokenizer.json, which transformers and vLLM open. Weights stay as they are unless --to names a
+    type; quantized weights become float16 in a folder. Tokenizer and chat template go along.
+    Large models take little memory: tensors pass through in parts. The target is there whole or not at all.
+
+    \b
+    Examples:
+      hermes3 convert ./my-finetune my-finetune.gguf
+      hermes3 convert 3b ./hermes-3b --to bf16
+      hermes3 convert hf:NousResearch/Hermes-3-Llama-3.2-3B hermes-3b.f16.gguf --to f16
+    """
+    with exit_codes():
+        from hermes3.cli.convert import run_convert
+
+        run_convert(source, Path(target), to)
+
+
+@app.command()
+def quantize(
+    source: options.Source,
+    target: options.Target,
+    to: options.QuantizedType,
+    requantize: options.Requantize = False,
+) -> None:
+    """Store a model's weights in fewer bits, as a GGUF file.
+
+    \b
+    Types, with bits of a weight:
+      q8_0    8.5   as good as float16, half its size
+      f16, bf16, f32    floats
+
+    \b
+    Examples:
+      hermes3 quantize ./my-finetune my-finetune.q8_0.gguf --to q8_0
+      hermes3 quantize model.f16.gguf model.q8_0.gguf --to q8_0
+
+    The source is best a float model: what was quantized once loses twice (--requantize allows it).
+    The target is there whole or not at all.
+    """
+    with exit_codes():
+        from hermes3.cli.convert import run_quantize
+
+        run_quantize(source, Path(target), to, requantize)
 
 
 @app.command()

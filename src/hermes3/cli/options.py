@@ -59,3 +59,17 @@ Prefill = Annotated[int, typer.Option("--prefill", min=1, help="Tokens of the pr
 Decode = Annotated[int, typer.Option("--decode", min=2, help="Tokens of the answer.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs; their medians are printed.")]
 JsonOnly = Annotated[bool, typer.Option("--json", help="Nothing but one line of JSON.")]
+
+Source = Annotated[
+    str, typer.Argument(metavar="IN", help="A .gguf file, a folder, smol, 3b, 8b or hf:owner/repo[:file].")
+]
+Target = Annotated[str, typer.Argument(metavar="OUT", help="What to write; must not exist yet.")]
+FloatType = Annotated[
+    str | None, typer.Option("--to", metavar="TYPE", help="Of the weights: f32, f16, bf16; default: as they are.")
+]
+QuantizedType = Annotated[
+    str, typer.Option("--to", metavar="TYPE", help="Of the weights; the list is above.")
+]
+Requantize = Annotated[
+    bool, typer.Option("--requantize", help="Take a source that is quantized already, and lose twice.")
+]

@@ -10,8 +10,8 @@ from tokenizers import Regex, pre_tokenizers
 from hermes3.errors import FormatError, UnsupportedError
 from hermes3.tokenizer.bpe import Parts, build_bpe
 
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # gguf-py's TokenType
-_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf-py's TokenType
+LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 
 # As in Llama 3's tokenizer.json and, as pat_str, in llama_models/llama3/tokenizer.py.
 _LLAMA3_WORDS = (
@@ -56,20 +56,20 @@ def read_vocabulary(vocabulary: Vocabulary) -> Parts:
         raise UnsupportedError(
             f"tokenizer.ggml.model is {vocabulary.model!r}; only byte-level BPE, 'gpt2', is supported."
         )
-    pre_tokenizer = _pre_tokenizer(vocabulary.pre)
+    pre_tokenizer = pre_tokenizer_named(vocabulary.pre)
     words = _words(vocabulary)
-    apart = [(i, kind) for i, kind in enumerate(_types(vocabulary)) if kind != _NORMAL]
-    added = {vocabulary.tokens[i]: i for i, kind in apart if kind in (_CONTROL, _USER_DEFINED)}
+    apart = [(i, kind) for i, kind in enumerate(_types(vocabulary)) if kind != NORMAL]
+    added = {vocabulary.tokens[i]: i for i, kind in apart if kind in (CONTROL, USER_DEFINED)}
     # as llama.cpp's src/llama-vocab.cpp has it: whole words first, and BOS where the file does not say
-    is_llama3 = vocabulary.pre in _LLAMA3_NAMES
-    backend = build_bpe(words, _pairs(vocabulary.merges), added=added, ignore_merges=is_llama3)
+    is_llama3 = vocabulary.pre in LLAMA3_NAMES
+    backend = build_bpe(words, merge_pairs(vocabulary.merges), added=added, ignore_merges=is_llama3)
     backend.pre_tokenizer = pre_tokenizer
     ends = (_special_id(vocabulary, key) for key in ("eos", "eot"))
     return Parts(
         backend,
         tokens=vocabulary.tokens,
         added=added,
-        control_ids=[i for i, kind in apart if kind == _CONTROL],
+        control_ids=[i for i, kind in apart if kind == CONTROL],
         bos_id=_special_id(vocabulary, "bos"),
         eos_ids=frozenset(end for end in ends if end is not None),
         add_bos=is_llama3 if vocabulary.add_bos is None else vocabulary.add_bos,
@@ -93,7 +93,7 @@ def _types(vocabulary: Vocabulary) -> Sequence[int]:
     return types
 
 
-def _pairs(merges: Sequence[str]) -> Iterator[tuple[str, str]]:
+def merge_pairs(merges: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Merges as pairs. All at once: split one by one, 280,000 of them take a third longer."""
     halves = " ".join(merges).split(" ") if merges else []
     if len(halves) != 2 * len(merges) or not all(" " in merge for merge in merges):
@@ -110,13 +110,13 @@ def _special_id(vocabulary: Vocabulary, which: str) -> int | None:
     return token_id
 
 
-def _pre_tokenizer(pre: str | None) -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer_named(pre: str | None) -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer that ``tokenizer.ggml.pre`` names, as the models' tokenizer.json spells it.
 
     Raises:
         UnsupportedError: a name not known here, or none: any guess would give wrong ids without a word.
     """
-    if pre in _LLAMA3_NAMES:
+    if pre in LLAMA3_NAMES:
         words = pre_tokenizers.Split(Regex(_LLAMA3_WORDS), behavior="isolated")
         return pre_tokenizers.Sequence(
             [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -126,7 +126,7 @@ def _pre_tokenizer(pre: str | None) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
     if pre == "gpt-2":
         return gpt2
-    known = ", ".join((*_LLAMA3_NAMES, "smollm", "gpt-2"))
+    known = ", ".join((*LLAMA3_NAMES, "smollm", "gpt-2"))
     raise UnsupportedError(
         f"tokenizer.ggml.pre is {pre!r}; known are {known}. Take a file converted by a current llama.cpp, "
         "or the folder with the model's tokenizer.json."

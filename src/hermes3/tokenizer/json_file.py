@@ -24,14 +24,14 @@ def read_tokenizer_json(path: Path) -> Parts:
         UnsupportedError: a tokenizer of a kind that is not byte-level BPE, named.
         FormatError: a file that is damaged or not what its name says.
     """
-    spec = _read_json(path)
+    spec = read_json(path)
     config_path = path.with_name("tokenizer_config.json")
-    config = _read_json(config_path) if config_path.is_file() else {}
+    config = read_json(config_path) if config_path.is_file() else {}
     model = _bpe_model(spec, path)
     added_tokens = _added_tokens(spec, path)
     added = {entry["content"]: entry["id"] for entry in added_tokens}
     vocab = {**model["vocab"], **added}
-    bos, eos = _token_named(config, "bos_token"), _token_named(config, "eos_token")
+    bos, eos = token_named(config, "bos_token"), token_named(config, "eos_token")
     return Parts(
         _encoder(spec, path, model, added),
         tokens=_by_id(vocab, path),
@@ -44,7 +44,7 @@ def read_tokenizer_json(path: Path) -> Parts:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > MAX_FILE:
@@ -131,7 +131,7 @@ def _id_of(token: str, vocab: Mapping[str, int], path: Path) -> int:
     return vocab[token]
 
 
-def _token_named(config: Mapping[str, Any], key: str) -> str | None:
+def token_named(config: Mapping[str, Any], key: str) -> str | None:
     """A token in tokenizer_config.json, written as a string or as an object with ``content``."""
     value = config.get(key)
     if isinstance(value, dict):

@@ -93,6 +93,28 @@ class Checkpoint:
             data = _unpermute(data, entry.shape[0], entry.n_rope_heads)
         return RawTensor(name, entry.type, entry.shape, data)
 
+    def rows(self, name: str, start: int, stop: int) -> RawTensor:
+        """Some rows of one tensor, for those larger than memory should hold at once.
+
+        Args:
+            start, stop: as in a slice, 0 <= start < stop <= rows; a tensor of one dimension is one row.
+
+        Raises:
+            KeyError, FormatError: as ``tensor``.
+        """
+        entry = self.entries[name]
+        if len(entry.shape) == 1:
+            return self.tensor(name)
+        n_rows, n_columns = entry.shape
+        row_bytes = entry.n_bytes // n_rows
+        head_rows = n_rows // entry.n_rope_heads if entry.n_rope_heads else 1
+        first, last = start // head_rows * head_rows, -(-stop // head_rows) * head_rows
+        data = _read(entry, first * row_bytes, (last - first) * row_bytes)
+        if entry.n_rope_heads:
+            data = _unpermute(data, last - first, (last - first) // head_rows)
+        data = data[(start - first) * row_bytes : (stop - first) * row_bytes]
+        return RawTensor(name, entry.type, (stop - start, n_columns), data)
+
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Opens a GGUF file, or a directory with config.json, safetensors and tokenizer.json.

@@ -17,6 +17,7 @@ from hermes3.weights.layout import TensorEntry, name_from_gguf
 from hermes3.weights.quant import GGMLType
 
 ROPE_FACTORS = "rope_freqs.weight"
+EOS_IDS = "hermes3.eos_token_ids"  # our own key, for models with more of them than there are keys for
 
 # llama.cpp's llama_ftype: the mix of a file whose tensors have several types.
 _FILE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 14: "Q4_K_S"}
@@ -126,7 +127,7 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue], vocab_size: int) -> G
         name: _token_id(metadata, f"tokenizer.ggml.{name}_token_id", len(tokens))
         for name in ("bos", "eos", "eot", "eom", "unknown", "padding")
     }
-    ends = (named["eos"], named["eot"], named["eom"])
+    ends = [named["eos"], named["eot"], named["eom"], *_more_ends(metadata, len(tokens))]
     template = metadata.get("tokenizer.chat_template")
     add_bos = metadata.get("tokenizer.ggml.add_bos_token")
     return GGUFVocabulary(
@@ -144,6 +145,17 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue], vocab_size: int) -> G
         add_bos=add_bos if add_bos is None else _flag(metadata, "tokenizer.ggml.add_bos_token"),
         chat_template=template if template is None else _text(metadata, "tokenizer.chat_template"),
     )
+
+
+def _more_ends(metadata: Mapping[str, MetadataValue], n_tokens: int) -> list[int]:
+    ids = metadata.get(EOS_IDS)
+    if ids is None:
+        return []
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+        raise FormatError(_complaint(EOS_IDS, ids, "an array of integers"))
+    if outside := [int(id) for id in ids if not 0 <= id < n_tokens]:
+        raise FormatError(f"{EOS_IDS} holds {outside[0]}, but there are {n_tokens} tokens")
+    return [int(id) for id in ids]
 
 
 def read_entries(gguf: GGUF, config: ModelConfig, path: Path) -> dict[str, TensorEntry]:

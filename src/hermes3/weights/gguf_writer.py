@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hermes3.errors import FormatError
 from hermes3.weights.gguf import DEFAULT_ALIGNMENT, MAGIC
 from hermes3.weights.quant import GGMLType
+from hermes3.weights.whole import whole_file, write_checked
 
 Writable: TypeAlias = "bool | int | float | str | np.generic | Sequence[str] | NDArray[Any]"
 
@@ -40,14 +41,14 @@ class TensorSource:
     Attributes:
         name: GGUF's, as "blk.0.attn_q.weight".
         shape: outermost dimension first, the row last.
-        read: gives the stored bytes, uint8; called once, when their turn comes, so that a model larger than
-            memory can be written.
+        read: gives the stored bytes, uint8, at once or in parts; called once, when their turn comes, so that
+            a model larger than memory can be written.
     """
 
     name: str
     type: GGMLType
     shape: tuple[int, ...]
-    read: Callable[[], NDArray[np.uint8]]
+    read: Callable[[], NDArray[np.uint8] | Iterable[NDArray[np.uint8]]]
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Writable], tensors: Sequence[TensorSource]) -> None:
@@ -60,6 +61,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Writable], tensors: Sequence[T
 
     Raises:
         FormatError: a value that does not fit its type, or a tensor whose bytes are not those of its shape.
+        DiskSpaceError, OSError: as ``whole_file``.
     """
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise FormatError("two tensors have the same name")
@@ -76,28 +78,13 @@ def write_gguf(path: Path, metadata: Mapping[str, Writable], tensors: Sequence[T
         header += _string(tensor.name) + struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
         header += struct.pack("<IQ", tensor.type, offset)
         offset += _padded(tensor.type.n_bytes(tensor.shape))
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            _write_padded(file, header)
-            for tensor in tensors:
-                _write_padded(file, _checked(tensor))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _checked(tensor: TensorSource) -> NDArray[np.uint8]:
-    data, n_bytes = tensor.read(), tensor.type.n_bytes(tensor.shape)
-    if data.dtype != np.uint8 or data.size != n_bytes:
-        raise FormatError(f"tensor {tensor.name} takes {n_bytes} bytes, got {data.size} of {data.dtype}")
-    return data
-
-
-def _write_padded(file: BinaryIO, data: bytearray | NDArray[np.uint8]) -> None:
-    n_bytes = len(data) if isinstance(data, bytearray) else data.nbytes
-    file.write(data if isinstance(data, bytearray) else np.ascontiguousarray(data).data)
-    file.write(bytes(_padded(n_bytes) - n_bytes))
+    header += bytes(_padded(len(header)) - len(header))
+    with whole_file(path, len(header) + offset) as file:
+        file.write(header)
+        for tensor in tensors:
+            n_bytes = tensor.type.n_bytes(tensor.shape)
+            write_checked(file, tensor.name, tensor.read(), n_bytes)
+            file.write(bytes(_padded(n_bytes) - n_bytes))
 
 
 def _padded(n_bytes: int) -> int:

@@ -26,6 +26,7 @@ _GGUF_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_TO_GGUF = {hf: gguf for gguf, hf in (_GGUF_OUTER | _GGUF_LAYER).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,19 @@ def name_from_gguf(name: str) -> str:
         case ["blk", layer, part, kind] if part in _GGUF_LAYER:
             return f"model.layers.{layer}.{_GGUF_LAYER[part]}.{kind}"
     return name
+
+
+def name_to_gguf(name: str) -> str:
+    """The name of a Llama's tensor in a GGUF file; the inverse of ``name_from_gguf``.
+
+    Raises:
+        KeyError: a tensor that no Llama has.
+    """
+    stem, _, kind = name.rpartition(".")
+    if stem.startswith("model.layers."):
+        _, _, layer, part = stem.split(".", 3)
+        return f"blk.{layer}.{_TO_GGUF[part]}.{kind}"
+    return _TO_GGUF[name]
 
 
 def check_layout(entries: Mapping[str, TensorEntry], config: ModelConfig) -> None:

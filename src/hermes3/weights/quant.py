@@ -229,6 +229,14 @@ def _pack_fifth_bits(q: U8) -> U8:
     return np.packbits(q >> np.uint8(4), axis=1, bitorder="little")
 
 
+def _to_f16(blocks: F32) -> U8:
+    half = blocks.astype(np.float16)
+    if (np.isinf(half) & np.isfinite(blocks)).any():
+        largest = float(np.abs(blocks[np.isfinite(blocks)]).max())
+        raise FormatError(f"a weight of {largest:g} is too large for float16 (65504); bfloat16 holds it")
+    return half.view(np.uint8)
+
+
 def _to_bf16(blocks: F32) -> U8:
     bits = blocks.view(np.uint32)
     quiet = (bits & np.uint32(0xFFFF0000)) | np.uint32(0x400000)
@@ -297,7 +305,7 @@ _DEQUANTIZE: dict[GGMLType, Callable[[U8], F32]] = {
 
 _QUANTIZE: dict[GGMLType, Callable[[F32], U8]] = {
     GGMLType.F32: lambda blocks: blocks.view(np.uint8),
-    GGMLType.F16: lambda blocks: blocks.astype(np.float16).view(np.uint8),
+    GGMLType.F16: _to_f16,
     GGMLType.BF16: _to_bf16,
     GGMLType.Q8_0: _to_q8_0,
     GGMLType.Q4_0: _to_q4_0,

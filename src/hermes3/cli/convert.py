@@ -1,0 +1,117 @@
+"""`hermes3 convert` and `hermes3 quantize`: a model file in another form, or in fewer bits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hermes3.cli import status
+from hermes3.cli.failure import UsageError
+from hermes3.cli.models import located
+from hermes3.convert.recipes import RECIPES, Recipe
+from hermes3.convert.to_folder import to_folder
+from hermes3.convert.to_gguf import to_gguf
+from hermes3.errors import Hermes3Error
+from hermes3.weights.checkpoint import Checkpoint, open_checkpoint
+from hermes3.weights.hub.progress import size_text
+from hermes3.weights.quant import GGMLType
+
+FLOATS = {"f32": GGMLType.F32, "f16": GGMLType.F16, "bf16": GGMLType.BF16}
+
+
+def run_convert(source: str, target: Path, to: str | None) -> None:
+    """Write a GGUF file where the target ends in .gguf, else a folder, and print its path.
+
+    Raises:
+        UsageError: an unknown type, or a target that exists or lies nowhere.
+        Hermes3Error: the source cannot be had or read, or the target not be written.
+    """
+    if to is not None and to not in FLOATS:
+        raise UsageError(f"--to {to} is no float type; there are {', '.join(FLOATS)}; see `hermes3 quantize`")
+    checkpoint = _opened(source, target)
+    is_file = target.suffix == ".gguf"
+    if to is None and not (is_file and checkpoint.source.is_file()):
+        to = _own_type(checkpoint)
+    if to is None:
+        raise UsageError(f"{source} is a GGUF file already; name a float type with --to")
+    if is_file:
+        _written(checkpoint, target, RECIPES[to])
+    else:
+        with _failures(target):
+            start = time.perf_counter()
+            to_folder(checkpoint, target, FLOATS[to], status.progress())
+        _report(checkpoint, target, FLOATS[to].name, time.perf_counter() - start)
+
+
+def run_quantize(source: str, target: Path, to: str, requantize: bool) -> None:
+    """Write a GGUF file of the type asked for, and print its path.
+
+    Raises:
+        UsageError: an unknown type, a quantized source, or a target that exists or lies nowhere.
+        Hermes3Error: the source cannot be had or read, or the target not be written.
+    """
+    if to not in RECIPES:
+        raise UsageError(f"--to {to} is no type known here; there are {', '.join(RECIPES)}")
+    if target.suffix != ".gguf":
+        raise UsageError(f"{target} does not end in .gguf, and quantized weights are written as GGUF alone")
+    checkpoint = _opened(source, target)
+    if not requantize and _is_quantized(checkpoint):
+        raise UsageError(
+            f"{source} is {checkpoint.description} already and would lose twice; take the original weights, "
+            "or add --requantize"
+        )
+    _written(checkpoint, target, RECIPES[to])
+
+
+def _opened(source: str, target: Path) -> Checkpoint:
+    """The source, once it is sure that the target may be written."""
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is no folder; make it first")
+    path = located(source)[1]
+    if target.exists() or target.is_symlink():
+        same = target.exists() and target.samefile(path)
+        what = "is the source itself" if same else "exists"
+        raise UsageError(f"{target} {what}; choose another name for the result, or remove it first")
+    return open_checkpoint(path)
+
+
+def _written(checkpoint: Checkpoint, target: Path, recipe: Recipe) -> None:
+    start = time.perf_counter()
+    with _failures(target):
+        to_gguf(checkpoint, target, recipe, status.progress())
+    _report(checkpoint, target, recipe.name, time.perf_counter() - start)
+
+
+@contextmanager
+def _failures(target: Path) -> Iterator[None]:
+    """Ctrl-C says that nothing was written; the system's refusals become sentences."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        status.note(f"stopped; nothing was written to {target}")
+        raise
+    except OSError as error:
+        raise Hermes3Error(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def _own_type(checkpoint: Checkpoint) -> str:
+    """The float type that most of the weights have; f16 where they are quantized."""
+    name = checkpoint.description.lower()
+    if name in FLOATS:
+        return name
+    status.note(f"the weights are {checkpoint.description} and become f16; --to f32 keeps every bit of them")
+    return "f16"
+
+
+def _is_quantized(checkpoint: Checkpoint) -> bool:
+    return any(entry.type not in FLOATS.values() for entry in checkpoint.entries.values())
+
+
+def _report(checkpoint: Checkpoint, target: Path, kind: str, seconds: float) -> None:
+    files = [target] if target.is_file() else list(target.iterdir())
+    size = sum(file.stat().st_size for file in files)
+    what = f"{checkpoint.description}, {size_text(checkpoint.n_bytes)} to {kind}, {size_text(size)}"
+    status.note(f"{checkpoint.source.name}: {what}, in {seconds:.1f} s")
+    print(target)
