@@ -31,7 +31,7 @@ def test_convert_there_and_back(tmp_path: Path, model: Path) -> None:
     (tmp_path / "folder" / "tokenizer.json").write_text(json.dumps(to_json(listed)))
     there = inside("convert", str(tmp_path / "folder"), str(tmp_path / "there.gguf"))
     assert (there.returncode, there.stdout) == (0, f"{tmp_path / 'there.gguf'}\n")
-    assert "folder: F32, 287.2 kB to f32, " in there.stderr
+    assert "folder: F32, 365.8 kB to f32, " in there.stderr
     back = inside("convert", str(tmp_path / "there.gguf"), str(tmp_path / "back"), "--to", "bf16")
     assert (back.returncode, back.stdout) == (0, f"{tmp_path / 'back'}\n")
     assert open_checkpoint(tmp_path / "back").description == "BF16"
