@@ -11,6 +11,7 @@
 #include "kernels.h"
 #include "linear.h"
 #include "pool.h"
+#include "quantize.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -134,6 +135,23 @@ void attention_checked(const KVCache& cache, int layer, const In2& qkv, Out2 out
   attend(pages, rows, to, sequences, n_heads);
 }
 
+void quantize_checked(int type, const In2& x, const std::optional<In1>& importance, Array<uint8_t, 1> out) {
+  const Quantize quantize = quantizer_of(type);
+  require(quantize != nullptr, "ggml type " + std::to_string(type) + " is not one of Q4_K (12), Q5_K (13), Q6_K (14)");
+  const size_t rows = x.shape(0), cols = x.shape(1);
+  require(cols > 0 && cols % kSuperBlock == 0 && cols <= (1u << 30), "columns must be a multiple of 256, got " + text(cols));
+  require(!importance || importance->shape(0) == cols, "importance must have " + text(cols) + " values");
+  const size_t wanted = rows * row_bytes(type, int(cols));
+  require(out.shape(0) == wanted, "out has " + text(out.shape(0)) + " bytes, the shape needs " + text(wanted));
+  const QuantizeJob job{x.data(), importance ? importance->data() : nullptr, int(cols), rows * cols / kSuperBlock, out.data()};
+  bool is_done;
+  {
+    nb::gil_scoped_release release;
+    is_done = quantize(job);
+  }
+  require(is_done, "weights are not finite, or too large for a block's float16 scale (65504)");
+}
+
 std::vector<std::string> isas() {
   const Kernels* found[3];
   std::vector<std::string> names;
@@ -200,6 +218,8 @@ NB_MODULE(_native, m) {
         "n_heads"_a, "Rotates q and k of qkv (n, (H + 2 KV) D) in place and writes k and v into the slots.");
   m.def("attention", &attention_checked, "cache"_a, "layer"_a, "qkv"_a.noconvert(), "out"_a.noconvert(), "query_offsets"_a.noconvert(),
         "first_positions"_a.noconvert(), "tables"_a.noconvert(), "n_heads"_a, "Causal attention with grouped heads over the sequences' pages.");
+  m.def("quantize", &quantize_checked, "type"_a, "x"_a.noconvert(), "importance"_a.noconvert().none(), "out"_a.noconvert(),
+        "out = x (rows, cols) in a K format, of least squared error, weighted by importance (cols); on the calling thread.");
 }
 
 }  // namespace hermes3

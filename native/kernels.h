@@ -137,5 +137,6 @@ void pack_panel(int type, const uint8_t* rows, int n_rows, int cols, uint8_t* pa
 void unpack_row(int type, const uint8_t* panel, int row, int cols, float* out);   // exact dequantization
 
 float f16_to_f32(uint16_t h);
+uint16_t f32_to_f16(float f);   // to nearest, ties to even, as vcvtps2ph does
 
 }  // namespace hermes3

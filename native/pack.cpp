@@ -23,6 +23,24 @@ float f16_to_f32(uint16_t h) {
   return out;
 }
 
+uint16_t f32_to_f16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  const uint16_t sign = uint16_t((bits >> 16) & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (bits >= 0x477ff000) return uint16_t(sign | 0x7c00);
+  if (bits < 0x38800000) {  // subnormal: adding 0.5 leaves the rounded mantissa in the low bits
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;
+    std::memcpy(&bits, &magnitude, 4);
+    return uint16_t(sign | (bits - 0x3f000000));
+  }
+  bits += 0xfff + ((bits >> 13) & 1);
+  return uint16_t(sign | ((bits - 0x38000000) >> 13));
+}
+
 namespace {
 
 uint16_t u16_at(const uint8_t* p) {

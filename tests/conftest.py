@@ -58,3 +58,12 @@ def smol_gguf(pytestconfig: pytest.Config) -> Path:
 def llama3_tokenizer_model(pytestconfig: pytest.Config) -> Path:
     """tokenizer.model of Llama 3, tiktoken's format: lines of base64 and rank."""
     return _fetched(pytestconfig, downloads.llama3_tokenizer_model)
+
+
+@pytest.fixture(scope="session")
+def llama_cpp(pytestconfig: pytest.Config) -> Path:
+    """The folder of llama.cpp's programs and libraries: HERMES3_LLAMA_CPP."""
+    given = os.environ.get("HERMES3_LLAMA_CPP")
+    if given is None or not (Path(given) / "llama-quantize").is_file():
+        _skip_loudly(pytestconfig, "no llama.cpp; HERMES3_LLAMA_CPP names the folder of llama-quantize")
+    return Path(given)

@@ -66,3 +66,6 @@ def attention(
     tables: NDArray[np.int32],
     n_heads: int,
 ) -> None: ...
+def quantize(
+    type: int, x: NDArray[np.float32], importance: NDArray[np.float32] | None, out: NDArray[np.uint8]
+) -> None: ...

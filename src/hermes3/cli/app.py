@@ -180,13 +180,18 @@ def quantize(
     """Store a model's weights in fewer bits, as a GGUF file.
 
     \b
-    Types, with bits of a weight:
-      q8_0    8.5   as good as float16, half its size
+    Types, with bits of a weight on average:
+      q8_0    8.5   as good as float16
+      q6_k    6.6   hardly to be told from it
+      q5_k_m  5.7   between the two beside it
+      q4_k_m  4.9   the usual choice: small, and good
+      q4_1    5.1   simple blocks, exact as ggml rounds them
+      q4_0    4.6   the simplest and quickest; loses the most
       f16, bf16, f32    floats
 
     \b
     Examples:
-      hermes3 quantize ./my-finetune my-finetune.q8_0.gguf --to q8_0
+      hermes3 quantize ./my-finetune my-finetune.q4_k_m.gguf --to q4_k_m
       hermes3 quantize model.f16.gguf model.q8_0.gguf --to q8_0
 
     The source is best a float model: what was quantized once loses twice (--requantize allows it).

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes3 import _native
+from hermes3.errors import FormatError
 from hermes3.weights.checkpoint import Checkpoint, RawTensor
 from hermes3.weights.hub import Progress
 from hermes3.weights.quant import GGMLType, quantize
+from hermes3.weights.quant_k import K_TYPES
 
 T = TypeVar("T")
 U8 = NDArray[np.uint8]
@@ -58,8 +60,21 @@ def in_order(jobs: Iterable[Callable[[], T]], n_threads: int) -> Iterator[T]:
 
 
 def recoded(raw: RawTensor, type: GGMLType) -> U8:
-    """The tensor's bytes in another type; untouched where it is the same."""
-    return raw.data if raw.type is type else quantize(raw.values(), type)
+    """The tensor's bytes in another type; untouched where it is the same.
+
+    Raises:
+        FormatError: values that the type cannot hold, with the tensor's name.
+    """
+    if raw.type is type:
+        return raw.data
+    try:
+        if type not in K_TYPES:
+            return quantize(raw.values(), type)
+        out = np.empty(type.n_bytes(raw.shape), np.uint8)
+        _native.quantize(int(type), raw.values(), None, out)
+        return out
+    except (FormatError, ValueError) as error:
+        raise FormatError(f"tensor {raw.name}: {error}") from error
 
 
 class Recoder:

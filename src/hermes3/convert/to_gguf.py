@@ -39,7 +39,7 @@ def to_gguf(checkpoint: Checkpoint, path: Path, recipe: Recipe, progress: Progre
         FormatError: weights that the type cannot hold; a tokenizer that GGUF cannot.
         DiskSpaceError, OSError: there is no room, or the file cannot be written.
     """
-    types = types_for(recipe, checkpoint.entries)
+    types = types_for(recipe, checkpoint.config, checkpoint.names)
     heads = {"q_proj": checkpoint.config.num_attention_heads, "k_proj": checkpoint.config.num_key_value_heads}
 
     def recode(part: Part, raw: RawTensor) -> NDArray[np.uint8]:

@@ -88,7 +88,7 @@ def check_layout(entries: Mapping[str, TensorEntry], config: ModelConfig) -> Non
             f"num_hidden_layers is {config.num_hidden_layers}, but there are only {len(entries)} tensors, "
             "9 are needed for each layer"
         )
-    expected = _shapes(config)
+    expected = expected_shapes(config)
     for name, shape in expected.items():
         if name not in entries:
             raise FormatError(f"tensor {name} is missing")
@@ -103,7 +103,8 @@ def check_layout(entries: Mapping[str, TensorEntry], config: ModelConfig) -> Non
             )
 
 
-def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a Llama; "lm_head.weight" is absent where the embedding is tied."""
     hidden, inner = config.hidden_size, config.intermediate_size
     n_q, n_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer: dict[str, tuple[int, ...]] = {
