@@ -15,7 +15,7 @@ FLOORS = [
     {"prompt", "tokenizer", "weights", "_native"},
     {"engine", "train", "convert"},
     {"llm"},
-    {"agent", "server", "eval"},
+    {"agent", "server", "eval", "compare"},
     {"__init__"},  # the front door
     {"cli"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""The command line: chat, serve, pull, convert, quantize, bench, doctor. The top floor: nothing uses it.
+"""The command line. The top floor: nothing uses it.
 
     app.py        the commands; options.py what they take: nothing heavier than typer
     failure.py    errors become one line and an exit code
@@ -7,8 +7,8 @@
     screen.py     what a terminal is sent: whole words, no control characters
     chat.py       one question, one answer; or the way into session.py
     session.py    the interactive session; commands.py its slash commands
-    pull.py  serve.py  bench.py  doctor/      one command each; roofline.py is what bench compares with
-    convert.py    convert and quantize
+    pull.py  serve.py  compare.py  bench.py  doctor/      one command each; convert.py: convert and quantize
+    roofline.py   what bench compares with
 
 Standard output carries answers and results alone. Exit codes: 0 done, 1 an error (one line on standard
 error), 2 wrong usage, 130 Ctrl-C, 141 the reader of standard output went away.

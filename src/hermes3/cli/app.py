@@ -21,6 +21,7 @@ Examples:
   hermes3 serve --model 3b                          an OpenAI-compatible server on port 8000
   hermes3 convert my-model my-model.gguf            Hugging Face folder to GGUF, or back
   hermes3 quantize my-model.gguf small.gguf --to q8_0
+  hermes3 compare a.gguf b.gguf --text wiki.txt     what was lost from one model to the other
   hermes3 bench --model smol                        tokens per second on this machine
   hermes3 doctor                                    what is here, what is wrong, what mends it
 
@@ -201,6 +202,37 @@ def quantize(
         from hermes3.cli.convert import run_quantize
 
         run_quantize(source, Path(target), to, requantize)
+
+
+@app.command()
+def compare(
+    models: options.Models,
+    text: options.TextFile,
+    ctx: options.Window = 512,
+    windows: options.Windows = None,
+    plot: options.Plot = None,
+    threads: options.Threads = None,
+    json_only: options.JsonOnly = False,
+) -> None:
+    """See what quantizing or training changed: models against a reference, on a text.
+
+    For each model: perplexity; the Kullback-Leibler divergence of what it expects from what the reference
+    does (mean, and what 99 % of the tokens stay below); how often both expect the same token most; size; and
+    tokens per second. The text is cut into windows and the second half of each is scored, as llama.cpp's
+    perplexity program does. A table, then a line of JSON for each model.
+
+    \b
+    Examples:
+      hermes3 compare model.f16.gguf model.q4_k_m.gguf --text wiki.txt
+      hermes3 compare f16.gguf q8_0.gguf q4_0.gguf --text wiki.txt --windows 20 --plot loss.svg
+      hermes3 compare base.gguf tuned.gguf --text chat.txt --json | jq -s '.[1].kl_mean'
+
+    A KL mean below 0.01 is hard to notice; 0.1 is a different model. 10,000 tokens give a fair estimate.
+    """
+    with exit_codes():
+        from hermes3.cli.compare import run
+
+        run(models, text, ctx, windows, plot, threads, json_only)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,4 +73,20 @@ QuantizedType = Annotated[
 ]
 Requantize = Annotated[
     bool, typer.Option("--requantize", help="Take a source that is quantized already, and lose twice.")
+]
+
+Models = Annotated[
+    list[str], typer.Argument(metavar="REFERENCE MODEL...", help="Others are compared with the first.")
+]
+TextFile = Annotated[
+    Path, typer.Option("--text", metavar="FILE", help="UTF-8 text to read; the longer, the surer.")
+]
+Window = Annotated[
+    int, typer.Option("--ctx", "-c", min=4, max=16384, help="Tokens of a window; its second half is scored.")
+]
+Windows = Annotated[
+    int | None, typer.Option("--windows", min=1, help="At most so many; default: the whole text.")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the divergence of all tokens.")
 ]

@@ -63,12 +63,17 @@ class Parts:
 
 
 def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, Template]:
-    tokenizer = _tokenizer_of(checkpoint)
+    tokenizer = tokenizer_of(checkpoint)
     own = checkpoint.chat_template or tokenizer.chat_template
     return tokenizer, Template.of_model(own, bos_token=tokenizer.bos_token, add_bos=tokenizer.add_bos)
 
 
-def _tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer in a model's own files.
+
+    Raises:
+        FormatError: they hold none, or a damaged one.
+    """
     if checkpoint.vocabulary is not None:
         return Tokenizer.from_gguf(checkpoint.vocabulary)
     if checkpoint.tokenizer_json is not None:
