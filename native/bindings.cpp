@@ -85,6 +85,19 @@ KVCache make_cache(int n_layers, int n_pages, int n_kv_heads, int head_dim, cons
   return KVCache(n_layers, n_pages, n_kv_heads, head_dim, dtype == "f16");
 }
 
+void copy_pages(const KVCache& cache, const Ints1& sources, const Ints1& targets) {
+  const size_t n = sources.shape(0);
+  require(targets.shape(0) == n, "sources and targets must be of one length");
+  for (size_t i = 0; i < n; ++i) {
+    for (const int32_t page : {sources(i), targets(i)})
+      require(page >= 0 && page < cache.n_pages(), "page " + std::to_string(page) + " is outside the cache");
+  }
+  const int32_t* from = sources.data();
+  const int32_t* to = targets.data();
+  nb::gil_scoped_release release;
+  for (size_t i = 0; i < n; ++i) cache.copy_page(from[i], to[i]);
+}
+
 LayerCache layer_checked(const KVCache& cache, int layer, size_t width, int n_heads) {
   require(layer >= 0 && layer < cache.n_layers(), "layer " + std::to_string(layer) + " is outside the cache");
   require(n_heads > 0 && n_heads % cache.n_kv_heads() == 0, "n_heads must be a multiple of n_kv_heads");
@@ -209,7 +222,8 @@ NB_MODULE(_native, m) {
              new (self) KVCache(make_cache(n_layers, n_pages, n_kv_heads, head_dim, dtype));
            }, "n_layers"_a, "n_pages"_a, "n_kv_heads"_a, "head_dim"_a, "dtype"_a)
       .def_prop_ro("n_pages", &KVCache::n_pages)
-      .def_prop_ro("nbytes", &KVCache::nbytes);
+      .def_prop_ro("nbytes", &KVCache::nbytes)
+      .def("copy_pages", &copy_pages, "sources"_a.noconvert(), "targets"_a.noconvert(), "Copies pages, all layers of each, one after the other.");
 
   m.def("embed", &embed_checked, "weight"_a, "ids"_a.noconvert(), "out"_a.noconvert(), "out[i] = dequantized row ids[i].");
   m.def("linear", &linear_checked, "weights"_a, "x"_a.noconvert(), "out"_a.noconvert(), "norm"_a.noconvert().none(), "eps"_a, "swiglu"_a, "accumulate"_a,

@@ -1,5 +1,6 @@
 #include "linear.h"
 
+#include <cstring>
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -26,6 +27,11 @@ KVCache::KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, bool i
     : n_layers_(n_layers), n_pages_(n_pages), n_kv_heads_(n_kv_heads), head_dim_(head_dim), is_f16_(is_f16),
       side_bytes_(size_t(n_kv_heads) * size_t(head_dim) * kPage * (is_f16 ? 2 : 4)) {
   data_ = allocate(nbytes());
+}
+
+void KVCache::copy_page(int source, int target) const {
+  const size_t bytes = 2 * side_bytes_ * size_t(n_layers_);
+  if (source != target) std::memcpy(data_.get() + size_t(target) * bytes, data_.get() + size_t(source) * bytes, bytes);
 }
 
 LayerCache KVCache::layer(int i) const {

@@ -38,6 +38,7 @@ class KVCache {
   int head_dim() const { return head_dim_; }
   bool is_f16() const { return is_f16_; }
   size_t nbytes() const { return 2 * side_bytes_ * size_t(n_layers_) * size_t(n_pages_); }
+  void copy_page(int source, int target) const;   // all layers of it
 
  private:
   int n_layers_, n_pages_, n_kv_heads_, head_dim_;

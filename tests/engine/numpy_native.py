@@ -32,6 +32,12 @@ class KVCache:
         )
 
 
+    def copy_pages(self, sources: I32, targets: I32) -> None:
+        pages = self.slots.reshape(*self.slots.shape[:2], self.n_pages, PAGE, *self.slots.shape[3:])
+        for source, target in zip(sources, targets, strict=True):
+            pages[:, :, target] = pages[:, :, source]
+
+
 def set_threads(n: int) -> None:
     assert n >= 1
 

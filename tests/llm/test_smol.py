@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hermes3 import LLM
-from hermes3.errors import ContextLengthError, RequestError
+from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
 
 PARIS = [{"role": "user", "content": "Where is the Eiffel Tower?"}]  # a greedy answer far from any tie
 QUESTIONS = [f"Tell me something about the number {number}." for number in range(6)]
@@ -110,3 +110,18 @@ def test_sampling_beyond_the_vocabulary_is_refused(smol: LLM) -> None:
     with pytest.raises(RequestError) as caught:
         smol.chat("x", logit_bias={smol.tokenizer.vocab_size: 1.0})
     assert caught.value.param == "logit_bias"
+
+
+def test_scores_of_texts(smol_gguf: Path) -> None:
+    with LLM(smol_gguf, n_ctx=256) as llm:
+        context = llm.encode("The capital of France is")
+        right, wrong = llm.encode(" Paris"), llm.encode(" Berlin")
+        scoring = llm.score([(context, wrong), (context, right)])
+        scores = sorted(scoring)
+        answer = llm.complete(context, max_tokens=1, temperature=0, logprobs=0)
+    assert [score.is_greedy for score in scores] == [False, answer.text == " Paris"]
+    assert scores[1].logprob > scores[0].logprob
+    assert scoring.n_computed == len(context)
+    assert scoring.n_scored == 1
+    with pytest.raises(Hermes3Error, match="closed"):
+        llm.score([(context, right)])

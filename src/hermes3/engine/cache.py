@@ -1,4 +1,8 @@
-"""Pages of the KV cache: who has which, and how much memory there may be of them."""
+"""Pages of the KV cache: who has which, and how much memory there may be of them.
+
+A page may have several holders, sequences that begin alike. Nobody writes to a page that others hold, too:
+``fork`` gives whoever goes on from a place within a page a copy of it.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ class PageAllocator:
         self.page_size = page_size
         self.n_free = n_pages
         self._free = np.arange(n_pages - 1, -1, -1, dtype=np.int32)  # a stack of n_free
+        self._n_holders = np.zeros(n_pages, np.int32)  # of each page
 
     def pages_for(self, n_tokens: int) -> int:
         """Pages that hold so many tokens."""
@@ -36,12 +41,42 @@ class PageAllocator:
         if n > self.n_free:
             return None
         self.n_free -= n
-        return self._free[self.n_free : self.n_free + n][::-1].copy()
+        pages = self._free[self.n_free : self.n_free + n][::-1].copy()
+        self._n_holders[pages] = 1
+        return pages
+
+    def share(self, pages: Pages) -> None:
+        """Counts one more holder of pages that somebody has, who is to give them back for himself."""
+        self._n_holders[pages] += 1
+
+    def fork(
+        self, pages: Pages, n_tokens: int, n_total: int
+    ) -> tuple[Pages, tuple[Pages, Pages] | None] | None:
+        """The table of a sequence that begins with another's first tokens.
+
+        Args:
+            pages: the other's table.
+            n_tokens: how many of its tokens are taken over.
+            n_total: tokens that the new table has room for, at least n_tokens.
+
+        Returns:
+            the table, and pages to copy before anything is computed, (sources, targets), or None where
+            n_tokens fill their pages; None and no change where there are too few free pages.
+        """
+        n_full = n_tokens // self.page_size
+        fresh = self.take(self.pages_for(n_total) - n_full)
+        if fresh is None:
+            return None
+        self.share(pages[:n_full])
+        table = np.concatenate([pages[:n_full], fresh])
+        return table, (pages[n_full : n_full + 1], fresh[:1]) if n_tokens % self.page_size else None
 
     def give_back(self, pages: Pages) -> None:
-        """Pages that ``take`` gave, each once."""
-        self._free[self.n_free : self.n_free + pages.size] = pages
-        self.n_free += pages.size
+        """Pages that ``take``, ``share`` or ``fork`` gave, each once; free are those that nobody else has."""
+        self._n_holders[pages] -= 1
+        free = pages[self._n_holders[pages] == 0]
+        self._free[self.n_free : self.n_free + free.size] = free
+        self.n_free += free.size
 
 
 def available_memory() -> int:

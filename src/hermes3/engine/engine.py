@@ -11,6 +11,7 @@ from hermes3.engine.cache import PageAllocator, available_memory
 from hermes3.engine.model import F32, KVType, Model
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.engine.scheduler import Chunk, Scheduler, make_batch
+from hermes3.engine.scoring import Scorer
 from hermes3.engine.sequence import FinishReason, Sequence
 from hermes3.errors import CapacityError, ContextLengthError, RequestError
 from hermes3.weights.checkpoint import Checkpoint
@@ -103,11 +104,13 @@ class Engine:
         dtype = kv_dtype or source.kv_dtype
         n_pages = self._n_pages(dtype, kv_bytes)
         self.n_kv_tokens = n_pages * _native.PAGE
+        self._kv_dtype: KVType = dtype
         self._cache = source.new_cache(n_pages, dtype)
         self._scheduler = Scheduler(
             PageAllocator(n_pages, _native.PAGE), n_batch=self.n_batch, n_sequences=self.n_sequences
         )
         self._lock = threading.Lock()  # of the scheduler; the model computes without it
+        self._computing = threading.Lock()  # of the model's buffers
         self.counters = Counters()
 
     @property
@@ -156,6 +159,20 @@ class Engine:
         """Ends a sequence in the step under way or the next, which says so; one that has ended stays so."""
         sequence.is_cancelled = True
 
+    def scorer(self) -> Scorer:
+        """Scores given texts with this engine's model, from any thread, while answers go on.
+
+        It has a KV cache of its own, of the engine's kind and size.
+        """
+        return Scorer(
+            self._model,
+            n_ctx=self.n_ctx,
+            n_batch=self.n_batch,
+            n_pages=self.n_kv_tokens // _native.PAGE,
+            kv_dtype=self._kv_dtype,
+            lock=self._computing,
+        )
+
     def step(self) -> list[StepOutput]:
         """Computes one batch: an id for each running answer, and as much of the prompts as fits beside.
 
@@ -178,7 +195,8 @@ class Engine:
         return outputs + self._commit(chunks, logits)
 
     def _forward(self, chunks: list[Chunk]) -> F32:
-        return self._model.forward(make_batch(chunks, _native.PAGE), self._cache)
+        with self._computing:
+            return self._model.forward(make_batch(chunks, _native.PAGE), self._cache)
 
     def _each_alone(self, chunks: list[Chunk], error: Exception) -> list[StepOutput]:
         """After a failed step, finds whom it concerns: rows do not depend on their company."""

@@ -130,11 +130,19 @@ class Model:
         Raises:
             ValueError: a batch of more tokens or rows, or ids, slots or pages out of range.
         """
+        if len(batch.rows) > self.n_rows:
+            raise ValueError(f"a batch of {len(batch.rows)} rows, made for {self.n_rows}")
+        return self.head(self.hidden(batch, cache), self._logits[: len(batch.rows)])
+
+    def hidden(self, batch: Batch, cache: _native.KVCache) -> F32:
+        """``forward`` up to the head, for any number of rows: hidden states, float32 (n_rows, hidden).
+
+        Raises:
+            ValueError: a batch of more tokens than n_batch, or ids, slots or pages out of range.
+        """
         n, n_heads, eps = len(batch.ids), self.config.num_attention_heads, self.config.rms_norm_eps
-        if n > self.n_batch or len(batch.rows) > self.n_rows:
-            raise ValueError(
-                f"a batch of {n} tokens and {len(batch.rows)} rows, made for {self.n_batch} and {self.n_rows}"
-            )
+        if n > self.n_batch:
+            raise ValueError(f"a batch of {n} tokens, made for {self.n_batch}")
         x, qkv, xb, hb = self._x[:n], self._qkv[:n], self._attention[:n], self._gate_up[:n]
         cos, sin = self._rotations(batch.positions)
         where = (batch.query_offsets, batch.first_positions, batch.tables)
@@ -148,9 +156,12 @@ class Model:
             _native.linear(layer.output, xb, x, None, eps, False, True)
             _native.linear(layer.gate_up, x, hb, layer.mlp_norm, eps, False, False)
             _native.linear(layer.down, hb, x, None, eps, True, True)
-        logits = self._logits[: len(batch.rows)]
-        _native.linear(self._head, x, logits, self._norm, eps, False, False)
-        return logits
+        return x
+
+    def head(self, hidden: F32, out: F32) -> F32:
+        """Logits of hidden states (n, hidden), into ``out``, float32 (n, vocab), which is returned."""
+        _native.linear(self._head, hidden, out, self._norm, self.config.rms_norm_eps, False, False)
+        return out
 
     def _rotations(self, positions: NDArray[np.int32]) -> tuple[F32, F32]:
         """Cosine and sine, float32 (n_tokens, head_dim // 2).

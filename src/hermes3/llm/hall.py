@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from hermes3.engine.model import KVType
 from hermes3.engine.sampling import SamplingParams
+from hermes3.engine.scoring import Scoring
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
 from hermes3.llm.options import Sampling, split
 from hermes3.llm.parts import Parts
@@ -281,6 +282,22 @@ class LLM:
         if not ids:
             raise RequestError("the prompt is empty, it must hold at least one token", param="prompt")
         return ids
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Scoring:
+        """Log-likelihoods of continuations, each given its context; what pairs share is computed once.
+
+        Args:
+            pairs: (ids of the context, ids of the continuation), at least one each, n_ctx + 1 together.
+
+        Returns:
+            an iterator that computes as it is read and yields each ``Score`` when it is there; its
+            ``n_computed`` of ``n_positions`` says how far it is.
+
+        Raises:
+            RequestError, ContextLengthError, CapacityError: a pair that cannot be scored, by its number.
+            Hermes3Error: the engine failed or was closed.
+        """
+        return self._worker.scorer().score(pairs)
 
     def close(self) -> None:
         """Stop the engine and give its memory back. Answers in work end with an error."""

@@ -7,6 +7,7 @@ from queue import Empty, SimpleQueue
 
 from hermes3.engine.engine import Engine, Sequence, StepOutput
 from hermes3.engine.sampling import SamplingParams
+from hermes3.engine.scoring import Scorer
 from hermes3.errors import Hermes3Error
 from hermes3.llm.request import Request
 
@@ -55,6 +56,17 @@ class Worker:
                 self._thread.start()
         self._inbox.put(_WAKE)
         return id(sequence)
+
+    def scorer(self) -> Scorer:
+        """The engine's scorer, for any thread.
+
+        Raises:
+            Hermes3Error: the engine has stopped.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise _copy(self.failure)
+            return self._engine.scorer()
 
     def cancel(self, key: int) -> None:
         """End an answer, unless it has ended, before the next step; its last delta says ``cancelled``."""
