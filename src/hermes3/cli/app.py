@@ -235,6 +235,35 @@ def compare(
         run(models, text, ctx, windows, plot, threads, json_only)
 
 
+@app.command("eval")
+def evaluate(
+    model: options.EvalModel,
+    suite: options.Suite = "card",
+    limit: options.Limit = None,
+    data: options.Data = None,
+    out: options.Out = None,
+    chat_template: options.ChatTemplate = False,
+    fresh: options.Fresh = False,
+    ctx: options.Ctx = None,
+    threads: options.Threads = None,
+) -> None:
+    """Measure a model by the card's benchmarks, with lm-eval.
+
+    Prints the card's tables; writes results.json, tables.txt, report.md and plot.svg. What requests begin
+    with in common is computed once. A run that was killed goes on where it was.
+
+    \b
+    Examples:
+      hermes3 eval smol --suite agieval --data data/eval
+      hermes3 eval 3b --suite card --out results
+      hermes3 eval smol --suite arc_easy,boolq --limit 100
+    """
+    with exit_codes():
+        from hermes3.cli.evaluate import EvalOptions, run
+
+        run(EvalOptions(model, suite, limit, data, out, chat_template, fresh, ctx, threads))
+
+
 @app.command()
 def bench(
     model: options.Model = None,

@@ -90,3 +90,17 @@ Windows = Annotated[
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw the divergence of all tokens.")
 ]
+
+EvalModel = Annotated[str, typer.Argument(metavar="MODEL", help="Name, path or hf:owner/repo[:file].")]
+Suite = Annotated[
+    str, typer.Option("--suite", help="Suites (gpt4all, agieval, bbh, card) or tasks, with commas between.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Documents of each task; default: all.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of local data, TASK.jsonl[.gz]; default: the hub.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; default: hermes3-eval/NAME.")]
+ChatTemplate = Annotated[
+    bool, typer.Option("--chat-template", help="Prompts as conversations in the model's template.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Answers of an earlier run are thrown away.")]

@@ -130,8 +130,11 @@ class Model:
         Raises:
             ValueError: a batch of more tokens or rows, or ids, slots or pages out of range.
         """
-        if len(batch.rows) > self.n_rows:
-            raise ValueError(f"a batch of {len(batch.rows)} rows, made for {self.n_rows}")
+        n = len(batch.ids)
+        if n > self.n_batch or len(batch.rows) > self.n_rows:
+            raise ValueError(
+                f"a batch of {n} tokens and {len(batch.rows)} rows, made for {self.n_batch} and {self.n_rows}"
+            )
         return self.head(self.hidden(batch, cache), self._logits[: len(batch.rows)])
 
     def hidden(self, batch: Batch, cache: _native.KVCache) -> F32:

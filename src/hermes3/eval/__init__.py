@@ -1,0 +1,1 @@
+"""The card's benchmarks, by the community's harness (lm-eval) over our engine."""
