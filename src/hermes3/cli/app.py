@@ -257,6 +257,7 @@ def evaluate(
       hermes3 eval smol --suite agieval --data data/eval
       hermes3 eval 3b --suite card --out results
       hermes3 eval smol --suite arc_easy,boolq --limit 100
+      hermes3 eval 3b --suite bfcl                  function calls, BFCL's Python categories
     """
     with exit_codes():
         from hermes3.cli.evaluate import EvalOptions, run

@@ -6,8 +6,12 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hermes3.cli.failure import UsageError
+
+if TYPE_CHECKING:
+    from hermes3.eval.lm import Hermes3LM
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,8 @@ def run(options: EvalOptions) -> None:
     if find_spec("lm_eval") is None:
         raise UsageError("hermes3 eval needs lm-eval; install it with: pip install 'hermes3[eval]'")
     from hermes3.eval.lm import Hermes3LM
-    from hermes3.eval.run import evaluate
-    from hermes3.eval.tasks import tasks_of
     from hermes3.llm import LLM
 
-    tasks = tasks_of(options.suite)
     if options.data is not None and not options.data.is_dir():
         raise UsageError(f"--data {options.data} is no folder")
     with LLM(options.model, n_ctx=options.ctx, n_threads=options.threads) as llm:
@@ -48,9 +49,52 @@ def run(options: EvalOptions) -> None:
         if options.fresh:
             journal.unlink(missing_ok=True)
         lm = Hermes3LM(llm, journal=journal)
-        report = evaluate(
-            lm, tasks, data=options.data, limit=options.limit, chat_template=options.chat_template
-        )
-        print(report.text(), end="")
-        files = report.save(out)
+        files = {"bfcl": _calls, "json": _json}.get(options.suite, _tasks)(lm, options, out)
     print(f"written: {', '.join(map(str, files))}", file=sys.stderr)
+
+
+def _tasks(lm: Hermes3LM, options: EvalOptions, out: Path) -> list[Path]:
+    from hermes3.eval.run import evaluate
+    from hermes3.eval.tasks import tasks_of
+
+    report = evaluate(
+        lm,
+        tasks_of(options.suite),
+        data=options.data,
+        limit=options.limit,
+        chat_template=options.chat_template,
+    )
+    print(report.text(), end="")
+    return report.save(out)
+
+
+def _calls(lm: Hermes3LM, options: EvalOptions, out: Path) -> list[Path]:
+    from hermes3.eval import bfcl
+
+    _refuse_chat_template(options)
+    results = bfcl.evaluate(lm, bfcl.data_folder(options.data), limit=options.limit)
+    return _written(out, "bfcl", bfcl.table(results), bfcl.as_json(results))
+
+
+def _json(lm: Hermes3LM, options: EvalOptions, out: Path) -> list[Path]:
+    from hermes3.eval import json_mode
+
+    _refuse_chat_template(options)
+    if options.data is None:
+        raise UsageError("--suite json needs --data: a folder with json-mode-eval.jsonl")
+    result = json_mode.evaluate(lm, options.data, limit=options.limit)
+    return _written(out, "json", json_mode.table(result), json_mode.as_json(result))
+
+
+def _refuse_chat_template(options: EvalOptions) -> None:
+    if options.chat_template:
+        raise UsageError(f"--chat-template means nothing for {options.suite}, all of whose prompts have it")
+
+
+def _written(out: Path, name: str, text: str, json_text: str) -> list[Path]:
+    print(text, end="")
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{name}.txt", out / f"{name}.json"]
+    files[0].write_text(text)
+    files[1].write_text(json_text)
+    return files

@@ -212,7 +212,7 @@ class Hermes3LM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         jobs = (self._job(*request.args) for request in requests)
         with tqdm(total=len(requests), desc="Answers", unit="", disable=disable_tqdm) as bar:
             while batch := list(islice(jobs, _N_ANSWERS)):
-                answers += self._generated(batch)
+                answers += self.generated(batch)
                 bar.update(len(batch))
         return answers
 
@@ -229,7 +229,8 @@ class Hermes3LM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             self.counters.n_truncated += 1
         return ids[-room:], sampling
 
-    def _generated(self, jobs: list[tuple[Ids, dict[str, Any]]]) -> Iterator[str]:
+    def generated(self, jobs: list[tuple[Ids, dict[str, Any]]]) -> Iterator[str]:
+        """Answers to prompts, each with the hall's sampling arguments, all at once, in their order."""
         found = {} if self._journal is None else self._journal.answers
         keys = [key_of("generate", ids, repr(sorted(sampling.items()))) for ids, sampling in jobs]
         streams = {
