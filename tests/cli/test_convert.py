@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hermes3.tokenizer import Tokenizer
@@ -67,6 +68,8 @@ def test_quantized_weights_become_floats_in_a_folder(tmp_path: Path, model: Path
         (["convert", "{m}", "{d}/out", "--to", "q8_0"], "q8_0 is no float type; there are f32"),
         (["convert", "{m}", "{d}/no/out"], "no is no folder; make it first"),
         (["quantize", "{m}", "{d}/out.gguf", "--to", "q3"], "--to q3 is no type known here; there are f32"),
+        (["quantize", "{m}", "{d}/o.gguf", "--to", "q8_0", "--calibrate", "{m}"], "--calibrate has no effe"),
+        (["quantize", "{m}", "{d}/o.gguf", "--to", "q6_k", "--calibrate", "{m}"], "cannot be read as UTF-8"),
         (["quantize", "{m}", "{d}/out", "--to", "q8_0"], "out does not end in .gguf"),
     ],
 )  # fmt: skip
@@ -97,3 +100,15 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, smol_gguf: Path) -> None:
     assert (process.returncode, out) == (130, b"")
     assert f"stopped; nothing was written to {target}" in err.decode()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_changes_the_k_formats(tmp_path: Path, smol_gguf: Path) -> None:
+    (tmp_path / "text.txt").write_text("All happy families are alike; " * 200)
+    for name, options in (("plain", []), ("calibrated", ["--calibrate", str(tmp_path / "text.txt")])):
+        out = str(tmp_path / f"{name}.gguf")
+        done = inside("quantize", str(smol_gguf), out, "--to", "q4_k_m", "--requantize", *options)
+        assert done.returncode == 0, done.stderr
+    plain, calibrated = (open_checkpoint(tmp_path / f"{name}.gguf") for name in ("plain", "calibrated"))
+    for kind, is_same in (("mlp.down_proj", False), ("mlp.up_proj", True)):  # Q4_K, and Q5_0 in its place
+        tensors = [each.tensor(f"model.layers.5.{kind}.weight").data for each in (plain, calibrated)]
+        assert np.array_equal(*tensors) == is_same

@@ -108,7 +108,8 @@ def made_up() -> list[Comparison]:
 
 def test_table_and_json_say_the_same() -> None:
     lines = table(made_up()).splitlines()
-    assert " ".join(lines[0].split()) == "model weights size perplexity KL mean KL 99 % same top prefill decode"
+    headings = "model weights size perplexity KL mean KL 99 % same top prefill decode"
+    assert " ".join(lines[0].split()) == headings
     assert len({len(line) for line in lines[:4]}) == 1
     values = figures(made_up()[1])
     assert json.loads(json.dumps(values)) == values

@@ -39,7 +39,7 @@ def run(
         raise UsageError(f"{models[0]} alone: name the model to compare it with as well")
     if plot is not None and (plot.suffix != ".svg" or not plot.parent.is_dir()):
         raise UsageError(f"--plot {plot}: it must end in .svg, in a folder that exists")
-    whole = _read(text)
+    whole = read_text(text)
     if threads is not None:
         _native.set_threads(threads)
     opened = {name: open_checkpoint(path) for name, path in map(located, models)}
@@ -56,7 +56,12 @@ def run(
         status.note(f"drawn to {plot}")
 
 
-def _read(text: Path) -> str:
+def read_text(text: Path) -> str:
+    """A file of UTF-8.
+
+    Raises:
+        UsageError: it is none, or too large.
+    """
     try:
         if text.stat().st_size > MAX_TEXT:
             raise UsageError(f"{text} has {text.stat().st_size} bytes, the limit is {MAX_TEXT}")

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hermes3.cli import status
+from hermes3.cli.compare import read_text
 from hermes3.cli.failure import UsageError
 from hermes3.cli.models import located
+from hermes3.compare.measure import Text
 from hermes3.convert.recipes import RECIPES, Recipe
 from hermes3.convert.to_folder import to_folder
 from hermes3.convert.to_gguf import to_gguf
+from hermes3.engine.calibration import importance
 from hermes3.errors import Hermes3Error
+from hermes3.llm.parts import tokenizer_of
 from hermes3.weights.checkpoint import Checkpoint, open_checkpoint
 from hermes3.weights.hub.progress import size_text
 from hermes3.weights.quant import GGMLType
+from hermes3.weights.quant_k import K_TYPES
 
+CALIBRATION_CTX, CALIBRATION_WINDOWS = 512, 32  # 16,384 tokens
 FLOATS = {"f32": GGMLType.F32, "f16": GGMLType.F16, "bf16": GGMLType.BF16}
 
 
@@ -37,7 +46,7 @@ def run_convert(source: str, target: Path, to: str | None) -> None:
     if to is None:
         raise UsageError(f"{source} is a GGUF file already; name a float type with --to")
     if is_file:
-        _written(checkpoint, target, RECIPES[to])
+        _written(checkpoint, target, RECIPES[to], {})
     else:
         with _failures(target):
             start = time.perf_counter()
@@ -45,8 +54,11 @@ def run_convert(source: str, target: Path, to: str | None) -> None:
         _report(checkpoint, target, FLOATS[to].name, time.perf_counter() - start)
 
 
-def run_quantize(source: str, target: Path, to: str, requantize: bool) -> None:
+def run_quantize(source: str, target: Path, to: str, requantize: bool, calibrate: Path | None) -> None:
     """Write a GGUF file of the type asked for, and print its path.
+
+    Args:
+        calibrate: a text; what the model makes of it says which columns of its matrices matter.
 
     Raises:
         UsageError: an unknown type, a quantized source, or a target that exists or lies nowhere.
@@ -56,13 +68,27 @@ def run_quantize(source: str, target: Path, to: str, requantize: bool) -> None:
         raise UsageError(f"--to {to} is no type known here; there are {', '.join(RECIPES)}")
     if target.suffix != ".gguf":
         raise UsageError(f"{target} does not end in .gguf, and quantized weights are written as GGUF alone")
+    if calibrate is not None and RECIPES[to].common not in K_TYPES:
+        raise UsageError(f"--calibrate has no effect on {to}; it is for q4_k_m, q5_k_m and q6_k")
+    text = None if calibrate is None else read_text(calibrate)
     checkpoint = _opened(source, target)
     if not requantize and _is_quantized(checkpoint):
         raise UsageError(
             f"{source} is {checkpoint.description} already and would lose twice; take the original weights, "
             "or add --requantize"
         )
-    _written(checkpoint, target, RECIPES[to])
+    _written(checkpoint, target, RECIPES[to], {} if text is None else _importance(checkpoint, text))
+
+
+def _importance(checkpoint: Checkpoint, text: str) -> dict[str, NDArray[np.float32]]:
+    tokenizer = tokenizer_of(checkpoint)
+    n_ctx = min(CALIBRATION_CTX, checkpoint.config.max_position_embeddings)
+    bos = tokenizer.bos_id if tokenizer.add_bos else None
+    windows = Text.of(tokenizer.encode(text), n_ctx, CALIBRATION_WINDOWS, bos).windows
+    with status.Line() as line:
+        return importance(
+            checkpoint, windows, lambda done, of: line.show(f"calibrating: window {done + 1} of {of}")
+        )
 
 
 def _opened(source: str, target: Path) -> Checkpoint:
@@ -77,10 +103,12 @@ def _opened(source: str, target: Path) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def _written(checkpoint: Checkpoint, target: Path, recipe: Recipe) -> None:
+def _written(
+    checkpoint: Checkpoint, target: Path, recipe: Recipe, weights: Mapping[str, NDArray[np.float32]]
+) -> None:
     start = time.perf_counter()
     with _failures(target):
-        to_gguf(checkpoint, target, recipe, status.progress())
+        to_gguf(checkpoint, target, recipe, status.progress(), weights)
     _report(checkpoint, target, recipe.name, time.perf_counter() - start)
 
 

@@ -104,3 +104,7 @@ ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Prompts as conversations in the model's template.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Answers of an earlier run are thrown away.")]
+
+Calibrate = Annotated[
+    Path | None, typer.Option("--calibrate", metavar="FILE", help="Text that says which weights matter.")
+]

@@ -14,7 +14,7 @@ from hermes3 import _native
 from hermes3.engine.engine import Engine
 from hermes3.engine.model import Model
 from hermes3.engine.sampling import SamplingParams
-from hermes3.engine.scheduler import Batch
+from hermes3.engine.windows import window_batch
 from hermes3.errors import RequestError
 from hermes3.tokenizer import Tokenizer
 from hermes3.weights.checkpoint import Checkpoint
@@ -79,16 +79,7 @@ class Subject:
     def logits(self, window: NDArray[np.int32]) -> F32:
         """What follows each id of the second half but the last: float32 (n_scored, vocab), a view."""
         n = len(window)
-        positions = np.arange(n, dtype=np.int32)  # pages lie in order, so they are the slots, too
-        batch = Batch(
-            ids=window,
-            positions=positions,
-            slots=positions,
-            query_offsets=np.array([0, n], np.int32),
-            first_positions=np.zeros(1, np.int32),
-            tables=np.arange(-(-n // _native.PAGE), dtype=np.int32)[None],
-            rows=positions[n // 2 : -1],
-        )
+        batch = window_batch(window, n // 2, n - n // 2 - 1)
         start = time.perf_counter()
         logits = self._model.forward(batch, self._cache)
         self.seconds += time.perf_counter() - start

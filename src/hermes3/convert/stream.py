@@ -59,8 +59,11 @@ def in_order(jobs: Iterable[Callable[[], T]], n_threads: int) -> Iterator[T]:
         pool.shutdown(cancel_futures=True)
 
 
-def recoded(raw: RawTensor, type: GGMLType) -> U8:
+def recoded(raw: RawTensor, type: GGMLType, importance: NDArray[np.float32] | None = None) -> U8:
     """The tensor's bytes in another type; untouched where it is the same.
+
+    Args:
+        importance: of its columns, float32, for the K formats; others have no choice to make.
 
     Raises:
         FormatError: values that the type cannot hold, with the tensor's name.
@@ -71,7 +74,7 @@ def recoded(raw: RawTensor, type: GGMLType) -> U8:
         if type not in K_TYPES:
             return quantize(raw.values(), type)
         out = np.empty(type.n_bytes(raw.shape), np.uint8)
-        _native.quantize(int(type), raw.values(), None, out)
+        _native.quantize(int(type), raw.values(), importance, out)
         return out
     except (FormatError, ValueError) as error:
         raise FormatError(f"tensor {raw.name}: {error}") from error

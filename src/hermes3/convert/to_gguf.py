@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +29,19 @@ if TYPE_CHECKING:
 ROPE_SCALING = "hermes3.rope_scaling"  # our own key: what rope_freqs.weight was made of, for the way back
 
 
-def to_gguf(checkpoint: Checkpoint, path: Path, recipe: Recipe, progress: Progress) -> None:
+def to_gguf(
+    checkpoint: Checkpoint,
+    path: Path,
+    recipe: Recipe,
+    progress: Progress,
+    importance: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+) -> None:
     """Writes the file, whole or not at all.
 
     Args:
         checkpoint: in any form; the metadata of a GGUF file are taken over.
         progress: told of the bytes read; its label is the path.
+        importance: of the columns of matrices, by name (``engine.calibration``); used for the K formats.
 
     Raises:
         FormatError: weights that the type cannot hold; a tokenizer that GGUF cannot.
@@ -43,7 +51,7 @@ def to_gguf(checkpoint: Checkpoint, path: Path, recipe: Recipe, progress: Progre
     heads = {"q_proj": checkpoint.config.num_attention_heads, "k_proj": checkpoint.config.num_key_value_heads}
 
     def recode(part: Part, raw: RawTensor) -> NDArray[np.uint8]:
-        data = recoded(raw, types[part.name])
+        data = recoded(raw, types[part.name], importance.get(part.name))
         if part.name.split(".")[-2] in heads:
             data = permuted(data, raw.shape[0], checkpoint.config.head_dim)
         return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -47,6 +48,9 @@ class Model:
         eos_ids: ids that end an answer.
         n_batch: most tokens of a step.
         n_rows: most rows of logits of a step.
+
+    Attributes:
+        linear: the native product; calibration puts itself between, to see what goes into each matrix.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Model:
     ) -> None:
         self.config = config
         self.eos_ids = eos_ids
+        self.linear: Callable[..., None] = _native.linear
         self.n_batch = n_batch
         self.n_rows = n_rows
         self._embedding, self._layers, self._norm, self._head = embedding, layers, norm, [head]
@@ -151,19 +156,19 @@ class Model:
         where = (batch.query_offsets, batch.first_positions, batch.tables)
         _native.embed(self._embedding, batch.ids, x)
         for index, layer in enumerate(self._layers):
-            _native.linear(layer.qkv, x, qkv, layer.input_norm, eps, False, False)
+            self.linear(layer.qkv, x, qkv, layer.input_norm, eps, False, False)
             _native.rope_store(cache, index, qkv, cos, sin, batch.slots, n_heads)
             _native.attention(cache, index, qkv, xb, *where, n_heads)
             if index == len(self._layers) - 1:  # from here on nothing but the rows asked for is of use
                 x, xb, hb = x[batch.rows], xb[batch.rows], hb[: len(batch.rows)]
-            _native.linear(layer.output, xb, x, None, eps, False, True)
-            _native.linear(layer.gate_up, x, hb, layer.mlp_norm, eps, False, False)
-            _native.linear(layer.down, hb, x, None, eps, True, True)
+            self.linear(layer.output, xb, x, None, eps, False, True)
+            self.linear(layer.gate_up, x, hb, layer.mlp_norm, eps, False, False)
+            self.linear(layer.down, hb, x, None, eps, True, True)
         return x
 
     def head(self, hidden: F32, out: F32) -> F32:
         """Logits of hidden states (n, hidden), into ``out``, float32 (n, vocab), which is returned."""
-        _native.linear(self._head, hidden, out, self._norm, self.config.rms_norm_eps, False, False)
+        self.linear(self._head, hidden, out, self._norm, self.config.rms_norm_eps, False, False)
         return out
 
     def _rotations(self, positions: NDArray[np.int32]) -> tuple[F32, F32]:
