@@ -261,7 +261,7 @@ def evaluate(
       hermes3 eval smol --suite agieval --data data/eval
       hermes3 eval 3b --suite card --out results
       hermes3 eval smol --suite arc_easy,boolq --limit 100
-      hermes3 eval 3b --suite bfcl                  function calls, BFCL's Python categories
+      hermes3 eval 3b --suite bfcl                  function calls, by the files of BFCL
     """
     with exit_codes():
         from hermes3.cli.evaluate import EvalOptions, run

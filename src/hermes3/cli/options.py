@@ -93,7 +93,7 @@ Plot = Annotated[
 
 EvalModel = Annotated[str, typer.Argument(metavar="MODEL", help="Name, path or hf:owner/repo[:file].")]
 Suite = Annotated[
-    str, typer.Option("--suite", help="gpt4all, agieval, bbh, card, tasks, with commas between; bfcl; json.")
+    str, typer.Option("--suite", help="Any of gpt4all, agieval, bbh, card, tasks, with commas; bfcl; json.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Documents of each task; default: all.")]
 Data = Annotated[
