@@ -66,6 +66,7 @@ def test_quantized_weights_become_floats_in_a_folder(tmp_path: Path, model: Path
         (["convert", "{m}", "{d}"], "exists; choose another name"),
         (["convert", "{m}", "{d}/other.gguf"], "is a GGUF file already; name a float type with --to"),
         (["convert", "{m}", "{d}/out", "--to", "q8_0"], "q8_0 is no float type; there are f32"),
+        (["convert", "{m}", "{d}/out.gguf", "--to", "fp8"], "--to fp8 is for folders"),
         (["convert", "{m}", "{d}/no/out"], "no is no folder; make it first"),
         (["quantize", "{m}", "{d}/out.gguf", "--to", "q3"], "--to q3 is no type known here; there are f32"),
         (["quantize", "{m}", "{d}/o.gguf", "--to", "q8_0", "--calibrate", "{m}"], "--calibrate has no effe"),

@@ -163,6 +163,7 @@ def convert(source: options.Source, target: options.Target, to: options.FloatTyp
     Examples:
       hermes3 convert ./my-finetune my-finetune.gguf
       hermes3 convert 3b ./hermes-3b --to bf16
+      hermes3 convert ./my-finetune ./my-finetune-fp8 --to fp8     for vLLM (compressed-tensors)
       hermes3 convert hf:NousResearch/Hermes-3-Llama-3.2-3B hermes-3b.f16.gguf --to f16
     """
     with exit_codes():

@@ -15,6 +15,7 @@ from hermes3.cli.compare import read_text
 from hermes3.cli.failure import UsageError
 from hermes3.cli.models import located
 from hermes3.compare.measure import Text
+from hermes3.convert.fp8 import to_fp8_folder
 from hermes3.convert.recipes import RECIPES, Recipe
 from hermes3.convert.to_folder import to_folder
 from hermes3.convert.to_gguf import to_gguf
@@ -37,8 +38,10 @@ def run_convert(source: str, target: Path, to: str | None) -> None:
         UsageError: an unknown type, or a target that exists or lies nowhere.
         Hermes3Error: the source cannot be had or read, or the target not be written.
     """
-    if to is not None and to not in FLOATS:
-        raise UsageError(f"--to {to} is no float type; there are {', '.join(FLOATS)}; see `hermes3 quantize`")
+    if to is not None and to not in (*FLOATS, "fp8"):
+        raise UsageError(f"--to {to} is no float type; there are {', '.join(FLOATS)}, fp8")
+    if to == "fp8" and target.suffix == ".gguf":
+        raise UsageError("--to fp8 is for folders, GGUF has no such type; `hermes3 quantize --to q8_0` is near it")
     checkpoint = _opened(source, target)
     is_file = target.suffix == ".gguf"
     if to is None and not (is_file and checkpoint.source.is_file()):
@@ -50,8 +53,11 @@ def run_convert(source: str, target: Path, to: str | None) -> None:
     else:
         with _failures(target):
             start = time.perf_counter()
-            to_folder(checkpoint, target, FLOATS[to], status.progress())
-        _report(checkpoint, target, FLOATS[to].name, time.perf_counter() - start)
+            if to == "fp8":
+                to_fp8_folder(checkpoint, target, status.progress())
+            else:
+                to_folder(checkpoint, target, FLOATS[to], status.progress())
+        _report(checkpoint, target, to, time.perf_counter() - start)
 
 
 def run_quantize(source: str, target: Path, to: str, requantize: bool, calibrate: Path | None) -> None:

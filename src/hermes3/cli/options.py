@@ -66,7 +66,7 @@ Source = Annotated[
 ]
 Target = Annotated[str, typer.Argument(metavar="OUT", help="What to write; must not exist yet.")]
 FloatType = Annotated[
-    str | None, typer.Option("--to", metavar="TYPE", help="Of floats: f32, f16, bf16; default: as they are.")
+    str | None, typer.Option("--to", metavar="TYPE", help="Of floats: f32, f16, bf16, fp8; default: kept.")
 ]
 QuantizedType = Annotated[
     str, typer.Option("--to", metavar="TYPE", help="Of the weights; the list is above.")

@@ -55,13 +55,13 @@ def to_folder(
         UnsupportedError: a tokenizer, or a scaling of rotary frequencies, that the folder could not express.
         DiskSpaceError, OSError: there is no room, or it cannot be written.
     """
-    beside = _files_beside(checkpoint, DTYPES[type])
+    beside = files_beside(checkpoint, DTYPES[type])
 
     def recode(part: Part, raw: RawTensor) -> NDArray[np.uint8]:
         return recoded(raw, type)
 
     recoder = Recoder(checkpoint, checkpoint.names, recode, progress)
-    tensors = [_source(checkpoint, name, type, recoder) for name in checkpoint.names]
+    tensors = [source_of(checkpoint, name, type, recoder) for name in checkpoint.names]
     progress.begin(path.name, checkpoint.n_bytes, 0)
     try:
         with whole_folder(path, sum(tensor.n_bytes for tensor in tensors)) as part:
@@ -81,12 +81,12 @@ def write_beside(checkpoint: Checkpoint, folder: Path, objects: dict[str, dict[s
         (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _source(checkpoint: Checkpoint, name: str, type: GGMLType, recoder: Recoder) -> StoredSource:
+def source_of(checkpoint: Checkpoint, name: str, type: GGMLType, recoder: Recoder) -> StoredSource:
     shape = checkpoint.entries[name].shape
     return StoredSource(name, type.name, shape, type.n_bytes(shape), lambda: recoder.read(name))
 
 
-def _files_beside(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any]]:
+def files_beside(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str, Any]]:
     """The JSON files of the folder, less those that are copied, by name."""
     if checkpoint.source.is_dir():
         config = read_config(checkpoint.source)
