@@ -41,7 +41,7 @@ def run_convert(source: str, target: Path, to: str | None) -> None:
     if to is not None and to not in (*FLOATS, "fp8"):
         raise UsageError(f"--to {to} is no float type; there are {', '.join(FLOATS)}, fp8")
     if to == "fp8" and target.suffix == ".gguf":
-        raise UsageError("--to fp8 is for folders, GGUF has no such type; `hermes3 quantize --to q8_0` is near it")
+        raise UsageError("--to fp8 is for folders, GGUF has no such type; `quantize --to q8_0` is near it")
     checkpoint = _opened(source, target)
     is_file = target.suffix == ".gguf"
     if to is None and not (is_file and checkpoint.source.is_file()):
