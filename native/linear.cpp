@@ -143,9 +143,14 @@ void linear(const std::vector<const Weight*>& weights, const LinearJob& job) {
   }
   const Prepared rows = prepare(job, wants_float, wants_int8, scratch);
   const std::shared_ptr<Pool> threads = pool();
-  const int chunk = std::max(1, n_panels / (threads->size() * 16));
-  threads->run((n_panels + chunk - 1) / chunk, [&](int c, int) {
-    const int first = c * chunk, last = std::min(first + chunk, n_panels);
+  // Few rows are bound by the weights' bytes: every thread streams one long run of panels, for what is asked for ahead of a run's end is
+  // another thread's. The last quarter in small pieces evens the threads out. Many rows are bound by arithmetic, and only small pieces even.
+  const int n_threads = threads->size(), n_runs = job.n <= kTile ? n_threads : 0;
+  const int run = n_runs > 0 ? n_panels * 3 / 4 / n_runs : 0, rest = n_panels - n_runs * run;
+  const int pieces = n_threads * (n_runs > 0 ? 4 : 16), piece = n_runs > 0 ? (rest + pieces - 1) / pieces : std::max(1, rest / pieces);
+  threads->run(n_runs + (rest + piece - 1) / piece, [&](int c, int) {
+    const int first = c < n_runs ? c * run : n_runs * run + (c - n_runs) * piece;
+    const int last = std::min(first + (c < n_runs ? run : piece), n_panels);
     int base = 0;                         // of this weight among the call's panels
     size_t column = 0;
     for (const Weight* w : weights) {
