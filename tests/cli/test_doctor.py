@@ -198,3 +198,19 @@ from hermes3.cli import main; main()
     assert "WRONG: numpy is not installed\n  pip install numpy\n" in done.stdout
     assert "torch" not in done.stdout
     assert str(smol) in done.stdout
+
+
+def test_a_package_that_is_too_old() -> None:
+    program = """
+from importlib import metadata
+there = metadata.version
+metadata.version = lambda name: {"typer": "0.11.9", "hermes3": "1.0"}.get(name) or there(name)
+metadata.requires = lambda name: ["numpy>=1.26", "typer>=0.12", 'rich>=99; extra == "test"']
+from hermes3.cli import main; main()
+"""
+    done = hermes3("doctor", program=program)
+    assert done.returncode == 1
+    assert (
+        "WRONG: typer 0.11.9 is installed, hermes3 needs >=0.12\n  pip install 'typer>=0.12'\n" in done.stdout
+    )
+    assert "rich" not in done.stdout

