@@ -29,6 +29,7 @@ ONLY_IN = {  # third-party library -> the rooms that may import it
     "huggingface_hub": {"weights"},
     "pydantic": {"prompt", "server"},
     "tokenizers": {"tokenizer"},
+    "llguidance": {"engine"},
     **{oracle: set() for oracle in ("transformers", "trl", "peft", "gguf", "llama_cpp")},
 }
 NEVER_IN = {  # room -> what it must not know

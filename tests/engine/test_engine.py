@@ -46,9 +46,9 @@ def recorded(sequence: Sequence) -> Rows:
     rows: Rows = []
     sample = sequence.sampler.sample
 
-    def noted(row: NDArray[np.float32]) -> Any:
+    def noted(row: NDArray[np.float32], mask: NDArray[np.uint32] | None) -> Any:
         rows.append(row.copy())
-        return sample(row)
+        return sample(row, mask)
 
     sequence.sampler.sample = noted  # type: ignore[method-assign]
     return rows
@@ -206,7 +206,7 @@ def test_an_error_of_one_harms_no_other(model: Model) -> None:
     well, sick = engine.add(random_ids(1, 50), greedy(6)), engine.add(random_ids(2, 50), greedy(6))
     sick.ids[20] = 10**6  # what the kernels refuse
 
-    def broken(row: NDArray[np.float32]) -> Any:
+    def broken(row: NDArray[np.float32], mask: object) -> Any:
         raise ZeroDivisionError("a sampler's fault")
 
     unlucky = engine.add(random_ids(3, 9), greedy(6))

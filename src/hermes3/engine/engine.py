@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from hermes3 import _native
 from hermes3.engine.cache import PageAllocator, available_memory
+from hermes3.engine.grammar import Matcher
 from hermes3.engine.model import F32, KVType, Model
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.engine.scheduler import Chunk, Scheduler, make_batch
@@ -123,13 +124,17 @@ class Engine:
         """Tokens whose keys and values would fit beside those of the running sequences."""
         return self._scheduler.allocator.n_free * _native.PAGE
 
-    def add(self, ids: Ids[int], params: SamplingParams) -> Sequence:
+    def add(self, ids: Ids[int], params: SamplingParams, matcher: Matcher | None = None) -> Sequence:
         """Queues a prompt.
+
+        Args:
+            matcher: of the grammar that the answer must follow, for this sequence alone; None for none.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer in the context.
             CapacityError: its keys and values do not fit into the memory set aside for them.
-            RequestError: no ids, or ids outside the vocabulary, in the prompt or the parameters.
+            RequestError: no ids, or ids outside the vocabulary, in the prompt or the parameters; ignore_eos
+                beside a grammar.
         """
         n_vocab = self._model.config.vocab_size
         if not ids:
@@ -150,7 +155,9 @@ class Engine:
                 "shorten the prompt or give more kv_bytes",
                 param="prompt",
             )
-        sequence = Sequence(ids, params, n_vocab)
+        if matcher is not None and params.ignore_eos:
+            raise RequestError("ignore_eos cannot hold where a grammar says how it ends", param="ignore_eos")
+        sequence = Sequence(ids, params, n_vocab, matcher)
         with self._lock:
             self._scheduler.add(sequence)
         return sequence
@@ -228,7 +235,10 @@ class Engine:
 
     def _extend(self, sequence: Sequence, row: F32) -> StepOutput:
         try:
-            token, logprob = sequence.sampler.sample(row)
+            matcher = sequence.matcher
+            token, logprob = sequence.sampler.sample(row, None if matcher is None else matcher.mask())
+            if matcher is not None:
+                matcher.accept(token)
         except Exception as error:
             with self._lock:
                 return self._end(sequence, "error", error=error)
@@ -244,6 +254,8 @@ class Engine:
     def _reason_to_end(self, sequence: Sequence, token: int) -> FinishReason | None:
         params = sequence.params
         if token in params.stop_ids or (not params.ignore_eos and token in self._model.eos_ids):
+            return "stop"
+        if sequence.matcher is not None and sequence.matcher.is_over:
             return "stop"
         if sequence.n_answer == params.max_tokens or len(sequence.ids) >= self.n_ctx:
             return "length"

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hermes3.engine.cache import Pages
+from hermes3.engine.grammar import Matcher
 from hermes3.engine.sampling import Sampler, SamplingParams, TokenLogprob
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -21,6 +22,7 @@ class Sequence:
         ids: prompt, then answer; an id that ended the answer is its last.
         n_prompt: how many of them are the prompt.
         n_computed: how many have their keys and values in the cache.
+        matcher: where it is in the grammar that binds its answer; None where none does.
         pages: the cache's pages that hold them, int32, in order of position.
         logprobs: one for each id of the answer where the parameters ask for them, else empty.
         finish_reason: "stop" (an end or stop id), "length" (max_tokens, context or memory is full),
@@ -29,13 +31,16 @@ class Sequence:
             went into the model, when its first new id was there, when it ended; None before.
     """
 
-    def __init__(self, prompt: Ids[int], params: SamplingParams, n_vocab: int) -> None:
+    def __init__(
+        self, prompt: Ids[int], params: SamplingParams, n_vocab: int, matcher: Matcher | None = None
+    ) -> None:
         self.ids = list(prompt)
         self.n_prompt = len(self.ids)
         self.n_computed = 0
         self.pages: Pages = np.empty(0, np.int32)
         self.params = params
         self.sampler = Sampler(params, self.ids, n_vocab)
+        self.matcher = matcher
         self.logprobs: list[TokenLogprob] = []
         self.is_cancelled = False  # asked for; finish_reason says when it is done
         self.finish_reason: FinishReason | None = None

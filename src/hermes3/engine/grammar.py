@@ -1,0 +1,182 @@
+"""Grammars: which ids may come next, computed by llguidance beside the forward pass.
+
+The engine knows ids alone: the vocabulary comes as bytes, a grammar as text in a language of llguidance's
+(https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md). Nothing here depends on keys and values,
+so a sequence that is preempted and computed anew goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
+from numpy.typing import NDArray
+
+from hermes3.errors import Hermes3Error, RequestError
+
+GrammarKind = Literal["json_schema", "regex", "lark"]
+Mask = NDArray[np.uint32]
+
+MAX_GRAMMAR_CHARS = 1 << 18
+N_CACHED = 64
+N_THREADS = 2  # a slow mask must not hold up the others
+# One line break a gap, and at most so many blanks: without a bound small models write blanks without end.
+WHITESPACE = r"( ?|\n[ \t]{0,32})"
+
+_LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000,  # 20 ms
+    step_lexer_fuel=200_000,  # 14 ms
+    step_max_items=50_000,  # 2.5 ms
+    max_lexer_states=50_000,  # 100 MB
+    max_grammar_size=500_000,
+    verbose_errors=False,
+)
+
+
+class GrammarVocabulary:
+    """A vocabulary as grammars need it. Building it takes about a second for 128k tokens.
+
+    Args:
+        tokens: the bytes of each id; ids without a token, and those above the list, are never allowed.
+        control_ids: ids that are no text, such as ``<|im_start|>``: text never holds them.
+        end_ids: ids that end an answer, allowed where the grammar is satisfied.
+        encode: ids of UTF-8 text, so that forced text comes in the tokens that the model knows it by.
+        n_vocab: length of a row of logits, at least that of ``tokens``.
+
+    Raises:
+        RequestError: no end id, or one outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        *,
+        control_ids: Collection[int],
+        end_ids: Collection[int],
+        encode: Callable[[bytes], list[int]],
+        n_vocab: int,
+    ) -> None:
+        ends = sorted(end for end in end_ids if 0 <= end < len(tokens))
+        if not ends:
+            raise RequestError("the vocabulary has no id that ends an answer, so that no grammar can end")
+        padded = [*tokens, *[b""] * (n_vocab - len(tokens))]
+        source = _Source(padded, sorted({*control_ids, *ends}), ends[0], encode)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(source), eos_token=ends)
+        self._n_words = -(-n_vocab // 32)
+        self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="hermes3-grammar")
+        self._lock = threading.Lock()
+        self._compiled: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
+
+    def compile(self, kind: GrammarKind, text: str, *, param: str = "grammar") -> Matcher:
+        """A matcher at the grammar's start, for one sequence. For any thread; the GIL is released meanwhile.
+
+        Raises:
+            RequestError: it is too large, nothing satisfies it, or llguidance cannot compile it (its words).
+        """
+        if len(text) > MAX_GRAMMAR_CHARS:
+            limit = f"at most {MAX_GRAMMAR_CHARS} are compiled"
+            raise RequestError(f"{param} makes a grammar of {len(text)} characters, {limit}", param=param)
+        with self._lock:
+            known = self._compiled.get((kind, text))
+        if known is None:
+            known = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=_LIMITS)
+            is_dead = not known.is_error() and _is_dead(known)
+            if known.is_error():
+                raise RequestError(f"{param} cannot be compiled: {_words(known)}", param=param)
+            if is_dead:
+                raise RequestError(f"{param} describes nothing: no text can satisfy it", param=param)
+            with self._lock:
+                self._compiled[kind, text] = known
+                while len(self._compiled) > N_CACHED:
+                    self._compiled.popitem(last=False)
+        return Matcher(known.deep_copy(), self._n_words, self._pool, param)
+
+    def close(self) -> None:
+        """Stops the threads that compute masks."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Matcher:
+    """How far one sequence has come in its grammar. The next mask is computed while the model computes.
+
+    Attributes:
+        is_over: the grammar is satisfied and allows nothing more.
+    """
+
+    def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
+        self._matcher = matcher
+        self._mask = np.zeros(n_words, np.uint32)
+        self._pool = pool
+        self._param = param
+        self.is_over = False
+        self._computing: Future[None] = pool.submit(self._compute)
+
+    def mask(self) -> Mask:
+        """Bits of the ids that may come next, uint32 (ceil(n_vocab / 32),); waits for them if need be.
+
+        Raises:
+            RequestError: the grammar is too complex to go on.
+        """
+        self._computing.result()
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        """Goes on by an id, and starts on the next mask.
+
+        Raises:
+            Hermes3Error: the grammar does not allow it.
+        """
+        self._computing.result()
+        if not self._matcher.consume_token(token):
+            raise Hermes3Error(f"the grammar does not allow id {token}: {_words(self._matcher)}")
+        self.is_over = self._matcher.is_stopped()
+        if not self.is_over:
+            self._computing = self._pool.submit(self._compute)
+
+    def _compute(self) -> None:
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        if self._matcher.is_error():
+            raise RequestError(f"{self._param} is too complex: {_words(self._matcher)}", param=self._param)
+
+
+class _Source:
+    """A vocabulary in the form that llguidance's wrapper reads."""
+
+    bos_token_id = None
+
+    def __init__(
+        self, tokens: list[bytes], special: list[int], end: int, encode: Callable[[bytes], list[int]]
+    ) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+        self.eos_token_id = end
+        self._encode = encode
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._encode(text)
+
+
+def _grammar(kind: GrammarKind, text: str) -> str:
+    if kind == "json_schema":
+        return str(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE}))
+    return str(LLMatcher.grammar_from_regex(text)) if kind == "regex" else json.dumps(
+        {"grammars": [{"lark_grammar": text}]}
+    )
+
+
+def _is_dead(matcher: LLMatcher) -> bool:
+    """Whether nothing satisfies a grammar, as its first mask shows."""
+    matcher.compute_bitmask()
+    return matcher.is_stopped() and not matcher.is_accepting()
+
+
+def _words(matcher: LLMatcher) -> str:
+    """llguidance's own message, less what it says about its state."""
+    return str(matcher.get_error()).partition("<state>")[0].partition("<non-verbose/>")[0].strip()[:1000]
