@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hermes3 import _native
-from hermes3.engine.cache import PageAllocator
+from hermes3.engine.cache import Link, PageAllocator
 
 
 def test_a_fork_shares_full_pages_and_copies_the_last() -> None:
@@ -69,3 +69,67 @@ def test_copied_pages_hold_the_same() -> None:
             outs.append(out)
         assert outs[0].tobytes() == outs[1].tobytes()
         assert outs[0].any()
+
+
+def ids(*values: int) -> bytes:
+    return np.array(values, np.int32).tobytes()
+
+
+def taken(allocator: PageAllocator, n: int) -> list[int]:
+    pages = allocator.take(n)
+    assert pages is not None
+    return pages.tolist()
+
+
+def test_remembered_pages_go_out_last_and_the_end_of_a_prefix_before_its_beginning() -> None:
+    allocator = PageAllocator(6, 2, n_idle=3)
+    pages = allocator.take(3)
+    assert pages is not None
+    number = 0
+    for page, own in zip(pages.tolist(), [ids(1, 2), ids(3, 4), ids(5, 6)], strict=True):
+        kept, number = allocator.remember(page, Link(number, own))
+        assert kept == page
+    allocator.give_back(pages)
+    assert allocator.n_free == 6
+    assert taken(allocator, 4) == [3, 4, 5, int(pages[2])]
+    begin = allocator.find(Link(0, ids(1, 2)))
+    assert begin is not None
+    end = allocator.find(Link(begin[1], ids(3, 4)))
+    assert end is not None
+    assert allocator.find(Link(end[1], ids(5, 6))) is None
+    assert allocator.find(Link(0, ids(3, 4))) is None, "the same ids elsewhere are something else"
+
+
+def test_a_page_that_is_there_already_is_given_up_for_it() -> None:
+    allocator = PageAllocator(4, 2, n_idle=4)
+    first, second = taken(allocator, 2)
+    assert allocator.remember(first, Link(0, ids(1, 2))) == (first, 1)
+    assert allocator.remember(second, Link(0, ids(1, 2))) == (first, 1)
+    assert allocator.n_free == 3
+    allocator.give_back(np.array([first, first], np.int32)[:1])
+    allocator.give_back(np.array([first], np.int32))
+    assert allocator.n_free == 4
+
+
+def test_a_number_is_never_given_twice() -> None:
+    """A page whose beginning is gone cannot be taken for the end of something else."""
+    allocator = PageAllocator(2, 2, n_idle=2)
+    begin, end = taken(allocator, 2)
+    _, number = allocator.remember(begin, Link(0, ids(1, 2)))
+    allocator.remember(end, Link(number, ids(3, 4)))
+    allocator.give_back(np.array([begin], np.int32))
+    again = taken(allocator, 1)[0]
+    assert again == begin
+    _, other = allocator.remember(again, Link(0, ids(9, 9)))
+    assert allocator.find(Link(other, ids(3, 4))) is None
+
+
+def test_no_more_than_n_idle_pages_stay_remembered() -> None:
+    allocator = PageAllocator(4, 1, n_idle=1)
+    for value in (1, 2, 3):
+        page = allocator.take(1)
+        assert page is not None
+        allocator.remember(int(page[0]), Link(0, ids(value)))
+        allocator.give_back(page)
+    assert [allocator.find(Link(0, ids(value))) is not None for value in (1, 2, 3)] == [False, False, True]
+    assert allocator.n_free == 4

@@ -70,7 +70,8 @@ def test_one_prompt_all_ways(model: Model, two_threads: None) -> None:
     """Whole, chunked, token by token, among sixteen, beside cancelled ones, on 1 to 3 threads: same bits."""
     ids = random_ids(1, 200)
     expected, rows = alone(model, ids, 20)
-    for options in ({"n_batch": 64}, {"n_batch": 33}, {"n_batch": 1}, {"n_threads": 1}, {"n_threads": 3}):
+    sizes, threads = [{"n_batch": n} for n in (64, 33, 1)], [{"n_threads": n} for n in (1, 3)]
+    for options in ({"prefix_caching": False}, *sizes, *threads):
         answer, again = alone(model, ids, 20, **options)
         assert answer == expected
         np.testing.assert_array_equal(again, rows, str(options))
@@ -87,6 +88,26 @@ def test_one_prompt_all_ways(model: Model, two_threads: None) -> None:
                 engine.cancel(others.pop(int(rng.integers(len(others)))))
         np.testing.assert_array_equal(seen, rows)
         assert engine.n_free_kv_tokens == engine.n_kv_tokens
+
+
+def test_a_prefix_of_earlier_ones_shows_in_no_bit(model: Model) -> None:
+    """Turns of a conversation, the same prompt again, and others with its beginning, at once and later."""
+    engine = Engine(model, n_batch=64)
+    ids = random_ids(1, 200)
+    turns = [ids, ids, [*ids, *random_ids(2, 50)], [*ids[:130], *random_ids(3, 50)], ids[:97], ids[:96]]
+    for first in (0, 3):
+        sequences = [engine.add(turn, greedy(40)) for turn in turns[first : first + 3]]
+        rows = [recorded(sequence) for sequence in sequences]
+        run(engine)
+        for turn, sequence, seen in zip(turns[first:], sequences, rows, strict=False):
+            answer, expected = alone(model, turn, 40, prefix_caching=False)
+            assert sequence.answer == answer
+            np.testing.assert_array_equal(seen, expected)
+    assert [sequence.n_cached for sequence in sequences] == [128, 96, 64]
+    assert engine.n_free_kv_tokens == engine.n_kv_tokens
+    longer = engine.add([*ids, *alone(model, ids, 40)[0], 7], greedy(1))
+    run(engine)
+    assert longer.n_cached == 224
 
 
 def test_greedy_ids_are_those_of_transformers(tmp_path: Path) -> None:

@@ -15,17 +15,22 @@ from hermes3.engine.sequence import Sequence
 PAGE = 4
 
 
-def sequence(n_prompt: int, n_new: int = 5) -> Sequence:
-    return Sequence(range(1, n_prompt + 1), SamplingParams(max_tokens=n_new), 100)
+def sequence(n_prompt: int, n_new: int = 5, first: int = 1) -> Sequence:
+    return Sequence(range(first, first + n_prompt), SamplingParams(max_tokens=n_new), 100)
 
 
 class World:
     """A scheduler, and in place of a model a record of what was written into each slot."""
 
-    def __init__(self, n_pages: int, n_batch: int, n_sequences: int) -> None:
-        self.allocator = PageAllocator(n_pages, PAGE)
-        self.scheduler = Scheduler(self.allocator, n_batch=n_batch, n_sequences=n_sequences)
-        self.slots: dict[int, tuple[Sequence, int]] = {}
+    def __init__(
+        self, n_pages: int, n_batch: int, n_sequences: int, *, n_idle: int = 0, prefix_caching: bool = False
+    ) -> None:
+        self.allocator = PageAllocator(n_pages, PAGE, n_idle)
+        self.scheduler = Scheduler(
+            self.allocator, n_batch=n_batch, n_sequences=n_sequences, prefix_caching=prefix_caching
+        )
+        self.slots: dict[int, tuple[int, ...]] = {}  # the ids up to what a slot was computed for
+        self.n_computed = 0
         self.arrived: list[Sequence] = []
         self.outgrown: list[Sequence] = []
 
@@ -54,13 +59,17 @@ class World:
             assert first == own.n_computed
             assert batch.ids[rows].tolist() == own.ids[first : first + n_tokens]
             assert batch.positions[rows].tolist() == list(range(first, first + n_tokens))
-            self.slots |= {int(slot): (own, first + i) for i, slot in enumerate(batch.slots[rows])}
+            for i, slot in enumerate(batch.slots[rows].tolist()):
+                self.slots[slot] = tuple(own.ids[: first + i + 1])
+                holders = [each for each in self.scheduler.running if slot // PAGE in each.pages]
+                assert holders == [own], "a page that somebody else holds was written to"
+            self.n_computed += n_tokens
             for position in range(first + n_tokens):  # what attention will read
                 slot = int(batch.tables[index, position // PAGE]) * PAGE + position % PAGE
-                assert self.slots[slot] == (own, position)
+                assert self.slots[slot] == tuple(own.ids[: position + 1])
         for chunk in chunks:
             is_last = chunk.is_last
-            chunk.sequence.n_computed += chunk.n_tokens
+            self.scheduler.advance(chunk)
             if is_last:
                 self.extend(chunk.sequence)
 
@@ -75,7 +84,8 @@ class World:
         assert in_order == sorted(in_order, key=self.arrived.index)
         assert len(running) <= self.scheduler.n_sequences
         taken = [page for own in running for page in own.pages.tolist()]
-        assert len(set(taken)) == len(taken) == self.allocator.n_pages - self.allocator.n_free
+        assert len(set(taken)) == self.allocator.n_pages - self.allocator.n_free
+        assert all(len(set(own.pages.tolist())) == own.pages.size for own in running)
         assert all(own.pages.size == 0 and own.n_computed == 0 for own in waiting)
 
 
@@ -87,18 +97,30 @@ class World:
     st.lists(
         st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(0, 9), st.integers(0, 25)), max_size=12
     ),
+    st.one_of(st.none(), st.integers(0, 12)),
 )
 def test_whatever_comes_ends_and_leaves_no_page_behind(
-    n_pages: int, n_batch: int, n_sequences: int, requests: list[tuple[int, int, int, int]]
+    n_pages: int,
+    n_batch: int,
+    n_sequences: int,
+    requests: list[tuple[int, int, int, int]],
+    n_idle: int | None,
 ) -> None:
-    """Requests: prompt, answer, steps until it comes, steps until it is dropped (from 20: never)."""
-    world = World(n_pages, n_batch, min(n_sequences, n_batch))
+    """Requests: prompt, answer, steps until it comes, steps until it is dropped (from 20: never).
+
+    All prompts begin alike, the longer with the shorter; every other one differs from its sixth id on.
+    """
+    world = World(
+        n_pages, n_batch, min(n_sequences, n_batch), n_idle=n_idle or 0, prefix_caching=n_idle is not None
+    )
     timed = sorted(requests, key=lambda request: request[2])
     dropped: dict[int, list[Sequence]] = {}
     for now in range(3000):
         while timed and timed[0][2] <= now:
             n_prompt, n_new, _, n_steps = timed.pop(0)
-            new = world.add(sequence(min(n_prompt, n_pages * PAGE), n_new))
+            new = sequence(min(n_prompt, n_pages * PAGE), n_new)
+            new.ids[5:] = [each + 30 * (n_new % 2) for each in new.ids[5:]]
+            world.add(new)
             if n_steps < 20:
                 dropped.setdefault(now + n_steps, []).append(new)
         for own in dropped.pop(now, []):
@@ -183,3 +205,44 @@ def test_pages_go_out_again_last_in_first_out() -> None:
     assert again is not None
     assert sorted(again.tolist()) == [2, 3]
     assert [allocator.pages_for(n) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+def test_what_prompts_begin_with_is_computed_once() -> None:
+    """One after the other, and side by side: who comes second waits for the pages that the first computes."""
+    world = World(n_pages=40, n_batch=12, n_sequences=4, n_idle=20, prefix_caching=True)
+    first = world.add(sequence(19, 3))
+    while world.scheduler.running or world.scheduler.waiting:
+        world.step()
+    assert (first.n_cached, world.n_computed) == (0, 19 + 2)
+    second, third = world.add(sequence(26, 3)), world.add(sequence(26, 3))
+    other = world.add(sequence(9, 3, 50))
+    world.step()
+    assert (second.n_cached, second.n_computed, third.n_computed) == (16, 16 + 10, 16)
+    while world.scheduler.running or world.scheduler.waiting:
+        world.step()
+    assert (second.n_cached, third.n_cached, other.n_cached) == (16, 24, 0)
+    assert world.n_computed == 21 + 10 + 2 + 2 + 2 + 9 + 2
+    assert world.allocator.n_free == 40
+
+
+def test_the_last_id_of_a_prompt_is_always_computed() -> None:
+    world = World(n_pages=8, n_batch=64, n_sequences=4, n_idle=8, prefix_caching=True)
+    for _ in range(2):
+        again = world.add(sequence(8, 1))
+        while world.scheduler.running or world.scheduler.waiting:
+            world.step()
+    assert again.n_cached == 4
+
+
+def test_a_turn_goes_on_where_the_answer_ended() -> None:
+    world = World(n_pages=8, n_batch=64, n_sequences=4, n_idle=8, prefix_caching=True)
+    first = world.add(sequence(6, 7))
+    while world.scheduler.running:
+        world.step()
+    world.step()
+    while world.scheduler.running:
+        world.step()
+    turn = Sequence([*first.ids, 50, 51], SamplingParams(max_tokens=1), 100)
+    world.add(turn)
+    world.step()
+    assert turn.n_cached == 12

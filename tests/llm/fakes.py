@@ -72,6 +72,7 @@ class FakeSequence:
     params: SamplingParams
     left: list[int]
     n_done: int = 0
+    n_cached: int = 0
     is_cancelled: bool = False
 
 

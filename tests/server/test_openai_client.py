@@ -53,6 +53,7 @@ def test_chat(client: openai.OpenAI) -> None:
     usage = answer.usage
     assert (usage.prompt_tokens, usage.completion_tokens) == (n_prompt, n_answer)
     assert usage.total_tokens == n_prompt + n_answer
+    assert usage.prompt_tokens_details.cached_tokens == 0
 
 
 def test_chat_stream_with_usage(client: openai.OpenAI) -> None:

@@ -87,11 +87,10 @@ class GrammarVocabulary:
             known = self._compiled.get((kind, text))
         if known is None:
             known = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=_LIMITS)
-            is_dead = not known.is_error() and _is_dead(known)
+            if not known.is_error() and _is_dead(known):
+                raise RequestError(f"{param} describes nothing: no text can satisfy it", param=param)
             if known.is_error():
                 raise RequestError(f"{param} cannot be compiled: {_words(known)}", param=param)
-            if is_dead:
-                raise RequestError(f"{param} describes nothing: no text can satisfy it", param=param)
             with self._lock:
                 self._compiled[kind, text] = known
                 while len(self._compiled) > N_CACHED:
@@ -174,6 +173,8 @@ def _grammar(kind: GrammarKind, text: str) -> str:
 def _is_dead(matcher: LLMatcher) -> bool:
     """Whether nothing satisfies a grammar, as its first mask shows."""
     matcher.compute_bitmask()
+    if matcher.is_error():
+        return _words(matcher) == "NoExtensionBias"  # llguidance's word where no token may follow
     return matcher.is_stopped() and not matcher.is_accepting()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes3.engine.cache import PageAllocator
+from hermes3.engine.cache import Link, PageAllocator, Pages
 from hermes3.engine.sequence import Sequence
 
 I32 = NDArray[np.int32]
@@ -79,17 +79,25 @@ class Scheduler:
     answer takes a page when it needs one. Where none is left, the sequence that came last gives up its own
     and computes prompt and answer anew when there is room again: the first always gets on.
 
+    What sequences begin with in common is computed once: a full page is remembered by the ids up to its end,
+    and whoever needs one like it takes that. A prompt whose next page another one computes in this step
+    waits for it.
+
     Args:
         allocator: of the cache's pages.
         n_batch: most tokens of a step.
         n_sequences: most sequences that run at once, at most n_batch.
+        prefix_caching: whether pages are remembered.
     """
 
-    def __init__(self, allocator: PageAllocator, *, n_batch: int, n_sequences: int) -> None:
+    def __init__(
+        self, allocator: PageAllocator, *, n_batch: int, n_sequences: int, prefix_caching: bool = True
+    ) -> None:
         self.allocator = allocator
         self.n_batch = n_batch
         self.n_sequences = n_sequences
         self.n_preemptions = 0
+        self._remembers = prefix_caching
         # Both in order of arrival, everything that runs before everything that waits.
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
@@ -118,10 +126,67 @@ class Scheduler:
             elif sequence.pages.size:
                 outgrown = sequence
         budget, prompts = self.n_batch - len(chunks), self._prompts()
+        coming: set[Link] = set()  # pages that this step computes
         while budget and (prompt := next(prompts, None)):
+            link = self._take_over(prompt) if self._remembers else None
+            if link in coming:
+                continue
             chunks.append(Chunk(prompt, min(budget, prompt.n_left)))
             budget -= chunks[-1].n_tokens
+            if link is not None and chunks[-1].n_tokens >= self.allocator.page_size:
+                coming.add(link)
         return chunks, outgrown
+
+    def advance(self, chunk: Chunk) -> None:
+        """Counts a chunk's ids as computed, and remembers the pages that are full now."""
+        sequence, allocator = chunk.sequence, self.allocator
+        sequence.n_computed += chunk.n_tokens
+        n_full, before = sequence.prefix
+        while self._remembers and (n_full + 1) * allocator.page_size <= sequence.n_computed:
+            link = self._link(sequence, n_full, before)
+            page, before = allocator.remember(int(sequence.pages[n_full]), link)
+            sequence.pages[n_full] = page
+            n_full += 1
+            sequence.prefix = n_full, before
+
+    def _take_over(self, prompt: Sequence) -> Link | None:
+        """Takes what others have computed since of a prompt's next pages; says what the one after holds."""
+        known, number, link = self._known(prompt)
+        if known.size:
+            n_full = prompt.prefix[0]
+            self.allocator.share(known)
+            self.allocator.give_back(prompt.pages[n_full : n_full + known.size])
+            prompt.pages[n_full : n_full + known.size] = known
+            self._skip(prompt, known.size, number)
+        return link
+
+    def _known(self, prompt: Sequence) -> tuple[Pages, int, Link | None]:
+        """The remembered pages that a prompt can go on with; all but its last id may be in them.
+
+        Returns:
+            the pages; the number of the prefix that ends with them; and what the next page will hold, None
+            where the prompt is at work within a page, or on its last.
+        """
+        pages: list[int] = []
+        size, (n_full, number) = self.allocator.page_size, prompt.prefix
+        link = None
+        while prompt.n_computed == prompt.prefix[0] * size and (n_full + 1) * size < len(prompt.ids):
+            link = self._link(prompt, n_full, number)
+            if (found := self.allocator.find(link)) is None:
+                break
+            pages.append(found[0])
+            n_full, number, link = n_full + 1, found[1], None
+        return np.array(pages, np.int32), number, link
+
+    def _skip(self, prompt: Sequence, n_pages: int, number: int) -> None:
+        size = self.allocator.page_size
+        prompt.prefix = prompt.prefix[0] + n_pages, number
+        prompt.n_computed += n_pages * size
+        prompt.n_cached = min(prompt.n_cached + n_pages * size, prompt.n_prompt)
+
+    def _link(self, sequence: Sequence, n_full: int, before: int) -> Link:
+        size = self.allocator.page_size
+        return Link(before, np.array(sequence.ids[n_full * size : (n_full + 1) * size], np.int32).tobytes())
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Gives it a page for its last id, if need be that of a later one.
@@ -143,6 +208,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
+        sequence.n_cached = 0
         self.waiting.appendleft(sequence)
         self.n_preemptions += 1
 
@@ -150,6 +216,7 @@ class Scheduler:
         self.allocator.give_back(sequence.pages)
         sequence.pages = sequence.pages[:0]
         sequence.n_computed = 0
+        sequence.prefix = 0, 0
 
     def _prompts(self) -> Iterator[Sequence]:
         yield from [running for running in self.running if running.n_left > 1]
@@ -160,13 +227,18 @@ class Scheduler:
         """Lets the first that waits run, if it fits and leaves a page to each of those that run already."""
         if not self.waiting or len(self.running) >= self.n_sequences:
             return False
-        n_pages = self.allocator.pages_for(len(self.waiting[0].ids))
+        sequence = self.waiting[0]
+        known, number, _ = self._known(sequence) if self._remembers else (sequence.pages, 0, None)
+        n_pages = self.allocator.pages_for(len(sequence.ids)) - known.size
+        self.allocator.share(known)  # so that they are not taken for the rest
         if n_pages + len(self.running) > self.allocator.n_free:
+            self.allocator.give_back(known)
             return False
         pages = self.allocator.take(n_pages)
         assert pages is not None  # n_free was enough
-        sequence = self.waiting.popleft()
-        sequence.pages = pages
+        self.waiting.popleft()
+        sequence.pages = np.concatenate([known, pages])
+        self._skip(sequence, known.size, number)
         sequence.started = sequence.started or time.perf_counter()
         self.running.append(sequence)
         return True

@@ -23,6 +23,8 @@ class Sequence:
         n_prompt: how many of them are the prompt.
         n_computed: how many have their keys and values in the cache.
         matcher: where it is in the grammar that binds its answer; None where none does.
+        n_cached: how many of the prompt's had them there already when it was (last) admitted.
+        prefix: (full pages that are remembered by what they hold, the number of the prefix they make).
         pages: the cache's pages that hold them, int32, in order of position.
         logprobs: one for each id of the answer where the parameters ask for them, else empty.
         finish_reason: "stop" (an end or stop id), "length" (max_tokens, context or memory is full),
@@ -37,6 +39,8 @@ class Sequence:
         self.ids = list(prompt)
         self.n_prompt = len(self.ids)
         self.n_computed = 0
+        self.n_cached = 0
+        self.prefix = (0, 0)
         self.pages: Pages = np.empty(0, np.int32)
         self.params = params
         self.sampler = Sampler(params, self.ids, n_vocab)

@@ -47,6 +47,8 @@ class LLM:
         kv_dtype: "f16" or "f32", of the KV cache; None for f16 beside quantized weights, else f32.
         kv_bytes: memory for the KV cache, taken as it is needed; None for what n_sequences full contexts
             need, and at most half of what is available.
+        prefix_caching: whether what a prompt begins with is taken from earlier requests that began alike
+            (an earlier turn, the same tools) instead of computed again. No answer changes by a bit.
         bos: whether prompts begin with the BOS token; None for what the model's own template says.
 
     Attributes:
@@ -70,6 +72,7 @@ class LLM:
         n_sequences: int | None = None,
         kv_dtype: KVType | None = None,
         kv_bytes: int | None = None,
+        prefix_caching: bool = True,
         bos: bool | None = None,
     ) -> None:
         from hermes3.weights import hub
@@ -84,6 +87,7 @@ class LLM:
                 n_sequences=n_sequences,
                 kv_dtype=kv_dtype,
                 kv_bytes=kv_bytes,
+                prefix_caching=prefix_caching,
             ),
             name=name if name in hub.KNOWN else path.stem if path.is_file() else path.name,
             path=path,

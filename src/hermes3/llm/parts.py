@@ -40,6 +40,7 @@ class Parts:
         n_sequences: int | None,
         kv_dtype: KVType | None,
         kv_bytes: int | None,
+        prefix_caching: bool = True,
     ) -> Self:
         """From a GGUF file or a folder; arguments as for ``LLM``.
 
@@ -57,6 +58,7 @@ class Parts:
                 n_sequences=n_sequences,
                 kv_dtype=kv_dtype,
                 kv_bytes=kv_bytes,
+                prefix_caching=prefix_caching,
             )
             tokenizer, template = reading.result()
         return cls(engine, tokenizer, template, tokenizer.eos_ids | checkpoint.eos_ids)

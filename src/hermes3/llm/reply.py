@@ -30,10 +30,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request. The token that ends the answer counts as generated; a stop string's do too."""
+    """Tokens of one request. The token that ends the answer counts as generated; a stop string's do too.
+
+    Attributes:
+        cached_tokens: of the prompt, those taken from earlier requests that began alike.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

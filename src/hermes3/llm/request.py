@@ -42,7 +42,7 @@ class Request:
         self._vocabulary = vocabulary
         self._sink = sink
         self._text = AnswerText(vocabulary.stream_decoder(), stops)
-        self._n_tokens = 0
+        self._n_tokens = self._n_cached = 0
         self._submitted = time.perf_counter()
         self._first: float | None = None
 
@@ -54,6 +54,7 @@ class Request:
         """
         if output.finish_reason == "error":
             return self.failed(output.error or Hermes3Error("the engine gave this answer up"))
+        self._n_cached = output.sequence.n_cached
         now = time.perf_counter()
         if output.ids and self._first is None:
             self._first = now
@@ -81,7 +82,7 @@ class Request:
 
     def _end(self, shown: str, finish_reason: FinishReason, now: float) -> bool:
         text = shown + self._text.flush()
-        usage = Usage(self._n_prompt, self._n_tokens)
+        usage = Usage(self._n_prompt, self._n_tokens, self._n_cached)
         timings = Timings.measured(usage, self._submitted, self._first, now)
         self._give(Delta(text, self._text.logprobs(), finish_reason, usage, timings))
         return True

@@ -34,7 +34,13 @@ def usage_body(usages: Iterable[Usage], *, n_per_prompt: int) -> Body:
     answers = list(usages)
     prompt = sum(usage.prompt_tokens for usage in answers[::n_per_prompt])
     completion = sum(usage.completion_tokens for usage in answers)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    cached = sum(usage.cached_tokens for usage in answers[::n_per_prompt])
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
 
 
 def chat_choice(index: int, reply: Reply) -> Body:
