@@ -1,0 +1,1 @@
+"""Training: full fine-tuning, LoRA and DPO in torch. What it makes comes back as files, not as imports."""
