@@ -1,4 +1,4 @@
-"""What training learns from: token ids, and how much each of them counts. Numbers alone, text is behind us."""
+"""What training learns from: token ids, and how much each of them counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _check(what: str, ids: Ids, weights: Weights) -> None:
     if ids.ndim != 1 or ids.dtype != np.int32:
         raise ValueError(f"{what}: ids are {ids.dtype}{list(ids.shape)}, not int32 of one dimension")
     if weights.shape != ids.shape or weights.dtype != np.float32:
-        raise ValueError(f"{what}: weights are {weights.dtype}{list(weights.shape)}, not float32{list(ids.shape)}")
+        raise ValueError(f"{what}: weights are {weights.dtype}{list(weights.shape)}, ids {list(ids.shape)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
