@@ -27,7 +27,7 @@ def test_rows_are_full_where_documents_are_many_and_mixed() -> None:
 
 
 def test_too_long_is_refused_with_numbers() -> None:
-    with pytest.raises(RequestError, match="1 of 2 documents .* 10 tokens, the longest has 11"):
+    with pytest.raises(RequestError, match=r"1 of 2 documents .* 10 tokens, the longest has 11"):
         best_fit([3, 11], 10)
 
 

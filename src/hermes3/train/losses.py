@@ -96,7 +96,7 @@ class _WeightedNLL(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, head = ctx.saved_tensors
         grad_states = None if states is None else states * grad
         return grad_states, None if head is None else head.mul_(grad), None, None
@@ -115,7 +115,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, head, targets = ctx.saved_tensors
         grad_states = torch.empty_like(states)
         grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
