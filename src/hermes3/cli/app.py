@@ -22,6 +22,8 @@ Examples:
   hermes3 convert my-model my-model.gguf            Hugging Face folder to GGUF, or back
   hermes3 quantize my-model.gguf small.gguf --to q8_0
   hermes3 compare a.gguf b.gguf --text wiki.txt     what was lost from one model to the other
+  hermes3 eval 3b                                   the card's benchmarks
+  hermes3 card ./my-finetune                        a model card with all that was measured
   hermes3 bench --model smol                        tokens per second on this machine
   hermes3 doctor                                    what is here, what is wrong, what mends it
 
@@ -268,6 +270,38 @@ def evaluate(
         from hermes3.cli.evaluate import EvalOptions, run
 
         run(EvalOptions(model, suite, limit, data, out, chat_template, fresh, ctx, threads))
+
+
+@app.command()
+def card(
+    folder: options.CardFolder,
+    results: options.Results = None,
+    recipe: options.Recipe = None,
+    file: options.CardFile = None,
+    name: options.CardName = None,
+    license: options.License = None,
+    base_model: options.BaseModel = None,
+    no_run: options.NoRun = False,
+    force: options.Force = False,
+) -> None:
+    """Write a model card for a model of your own: README.md, in the shape of Hermes 3's.
+
+    Front matter for the hub; a description from recipe.toml (or .json) and the model's files; the tables that
+    `hermes3 eval` measured; the prompt format as the renderer writes it; examples with what the model
+    answered, run now. What nobody knows is left out, and named on standard error.
+
+    \b
+    Examples:
+      hermes3 card ./my-finetune --license llama3 --base-model NousResearch/Hermes-3-Llama-3.2-3B
+      hermes3 card ./my-finetune --eval hermes3-eval/my-finetune --recipe recipe.toml
+      hermes3 card ./quantized --file small.q4_k_m.gguf --force
+
+    Results are looked for in DIR, DIR/eval and hermes3-eval/NAME; those of other weights are not taken.
+    """
+    with exit_codes():
+        from hermes3.cli.card import CardOptions, run
+
+        run(CardOptions(folder, results or [], recipe, file, name, license, base_model, no_run, force))
 
 
 @app.command()

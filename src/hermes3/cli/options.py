@@ -105,6 +105,27 @@ ChatTemplate = Annotated[
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Answers of an earlier run are thrown away.")]
 
+CardFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The model's folder, where README.md is written.")
+]
+Results = Annotated[
+    list[Path] | None,
+    typer.Option("--eval", metavar="RESULTS", help="results.json or its folder; repeatable."),
+]
+Recipe = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="Of the training run, TOML or JSON.")
+]
+CardFile = Annotated[
+    str | None, typer.Option("--file", metavar="NAME", help="Which .gguf file, where DIR has several.")
+]
+CardName = Annotated[str | None, typer.Option("--name", help="What the card calls the model.")]
+License = Annotated[
+    str | None, typer.Option("--license", help="The hub's name of it, as apache-2.0, llama3.")
+]
+BaseModel = Annotated[str | None, typer.Option("--base-model", metavar="REPO", help="What it was made from.")]
+NoRun = Annotated[bool, typer.Option("--no-run", help="Run no examples; the card then says so.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a README.md that is there.")]
+
 Calibrate = Annotated[
     Path | None, typer.Option("--calibrate", metavar="FILE", help="Text that says which weights matter.")
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from hermes3.errors import RequestError
 
 _FLUSH_S = 2.0
+_PAGES = {".md", ".txt", ".svg", ".png"}
 
 
 def key_of(kind: str, *parts: Sequence[int] | str) -> str:
@@ -27,8 +28,9 @@ def key_of(kind: str, *parts: Sequence[int] | str) -> str:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """What tells one model from another: names, sizes and times of its files."""
+    """What tells one model from another: names, sizes and times of its files, but for pages about it."""
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
+    files = [each for each in files if each.suffix not in _PAGES]
     stats = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files]
     return {"path": str(path.resolve()), "files": hashlib.sha256(repr(stats).encode()).hexdigest()}
 

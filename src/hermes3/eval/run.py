@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from hermes3.errors import RequestError
 from hermes3.eval.card import PRINTED_AVERAGES, card_figures
 from hermes3.eval.lm import Counters, Hermes3LM, silence
+from hermes3.eval.measured import identity, sections
 from hermes3.eval.plot import Point, svg
 from hermes3.eval.tables import FORMULA, Row, average, rows_of, write
 from hermes3.eval.tasks import SUITES, is_known, offline, packaged
@@ -32,6 +33,7 @@ class Report:
 
     Attributes:
         model: its name.
+        weights: see ``identity``.
         tasks: in order.
         results: lm-eval's results, as its own program writes them.
         counters: requests and positions.
@@ -40,6 +42,7 @@ class Report:
     """
 
     model: str
+    weights: str
     tasks: tuple[str, ...]
     results: dict[str, Any]
     counters: Counters
@@ -48,13 +51,7 @@ class Report:
 
     def sections(self) -> list[tuple[str, list[Row]]]:
         """Title and rows of each suite that was run whole, and of what is left."""
-        left = list(self.tasks)
-        found = []
-        for name in ("gpt4all", "agieval", "bbh"):
-            if set(SUITES[name]) <= set(left):
-                found.append((name, rows_of(self.results, SUITES[name])))
-                left = [task for task in left if task not in SUITES[name]]
-        return [*found, ("tasks", rows_of(self.results, left))] if left else found
+        return sections(self.results, self.tasks)
 
     def text(self) -> str:
         """The card's tables, their averages and what the run cost."""
@@ -107,7 +104,8 @@ class Report:
     def save(self, folder: Path) -> list[Path]:
         """Writes results.json, tables.txt, report.md and plot.svg."""
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {**self.results, "hermes3": {"seconds": self.seconds, **asdict(self.counters)}}
+        ours = {"model": self.model, "weights": self.weights, "limit": self.limit, "seconds": self.seconds}
+        whole = {**self.results, "hermes3": {**ours, **asdict(self.counters)}}
         texts = {
             "results.json": json.dumps(whole, indent=2, default=str),
             "tables.txt": self.text(),
@@ -152,7 +150,8 @@ def evaluate(
             log_samples=False,
         )
     seconds = time.perf_counter() - start
-    return Report(lm.llm.name, tuple(tasks), results, lm.counters, seconds, limit)
+    weights = identity(lm.llm.path)
+    return Report(lm.llm.name, weights, tuple(tasks), results, lm.counters, seconds, limit)
 
 
 def _specs(tasks: Sequence[str], data: Path | None, folder: Path) -> tuple[list[str], TaskManager]:

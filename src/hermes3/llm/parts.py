@@ -66,8 +66,13 @@ class Parts:
 
 def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, Template]:
     tokenizer = tokenizer_of(checkpoint)
+    return tokenizer, template_of(checkpoint, tokenizer)
+
+
+def template_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Template:
+    """How a model's prompts differ from plain ChatML, by its own template."""
     own = checkpoint.chat_template or tokenizer.chat_template
-    return tokenizer, Template.of_model(own, bos_token=tokenizer.bos_token, add_bos=tokenizer.add_bos)
+    return Template.of_model(own, bos_token=tokenizer.bos_token, add_bos=tokenizer.add_bos)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
