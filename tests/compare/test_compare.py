@@ -172,6 +172,29 @@ def test_refusals(prose: Path, smol_gguf: Path, arguments: list[str], words: str
     assert words in done.stderr
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["q4_k_m", "q5_k_m"])
+def test_k_formats_lose_no_more_than_llama_cpps(
+    tmp_path: Path, shared_data: Path, smol_gguf: Path, kind: str, llama_cpp: Path
+) -> None:
+    with gzip.open(shared_data / "eval" / "boolq.jsonl.gz", "rt") as file:
+        passages = [json.loads(line)["passage"] for line in itertools.islice(file, 30)]
+    source, ours, theirs = (tmp_path / f"{name}.gguf" for name in ("f16", "ours", "theirs"))
+    inside("quantize", str(smol_gguf), str(source), "--to", "f16", "--requantize")
+    inside("quantize", str(source), str(ours), "--to", kind)
+    command = [llama_cpp / "llama-quantize", source, theirs, kind, "2"]
+    subprocess.run(command, capture_output=True, check=True)
+    checkpoint = open_checkpoint(source)
+    text = Text.of(tokenizer_of(checkpoint).encode("\n\n".join(passages)), 512, 6, None)
+    reference = Subject("f16", checkpoint, 512)
+    losses = [
+        compare(reference, Subject(path.stem, open_checkpoint(path), 512), text).divergences.mean()
+        for path in (ours, theirs)
+    ]
+    assert 0.001 < losses[0] <= losses[1]
+
+
 @pytest.mark.long  # 8,000 tokens of encyclopedic text; with fewer, what two engines round shows
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
 def test_perplexity_is_llama_cpps(
