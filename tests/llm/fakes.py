@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hermes3.engine.engine import StepOutput
+from hermes3.engine.engine import Counters, StepOutput
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM, Parts
@@ -90,6 +90,9 @@ class FakeEngine:
     most_at_once: int = 0
     go: threading.Event = field(default_factory=threading.Event)
     eos_ids = frozenset({IM_END})
+    n_kv_tokens = n_free_kv_tokens = 16_000
+    n_waiting = 0
+    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -97,6 +100,10 @@ class FakeEngine:
     @property
     def has_work(self) -> bool:
         return bool(self.running)
+
+    @property
+    def n_running(self) -> int:
+        return len(self.running)
 
     def add(self, ids: list[int], params: SamplingParams) -> FakeSequence:
         sequence = FakeSequence(params, [*self.script(ids, params), IM_END])
@@ -129,6 +136,8 @@ class FakeEngine:
             return StepOutput(sequence, finish_reason="error", error=Hermes3Error("logits are not finite"))
         token = sequence.left.pop(0) if sequence.left else IM_END
         sequence.n_done += 1
+        self.counters.n_computed += 1
+        self.counters.n_generated += 1
         reason = None
         if token in sequence.params.stop_ids:
             reason = "stop"

@@ -20,9 +20,9 @@ def run(
         Hermes3Error: no such model, or it cannot be fetched or loaded.
     """
     name, path = located(model)
-    from hermes3.server import app
+    from hermes3.server import process
 
-    app.serve(
+    process.serve(
         model=str(path),
         host=host,
         port=port,

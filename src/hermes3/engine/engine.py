@@ -127,6 +127,16 @@ class Engine:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
     @property
+    def n_running(self) -> int:
+        """Sequences that steps advance."""
+        return len(self._scheduler.running)
+
+    @property
+    def n_waiting(self) -> int:
+        """Sequences that wait for a place among them, or for memory."""
+        return len(self._scheduler.waiting)
+
+    @property
     def n_free_kv_tokens(self) -> int:
         """Tokens whose keys and values would fit beside those of the running sequences."""
         return self._scheduler.allocator.n_free * _native.PAGE

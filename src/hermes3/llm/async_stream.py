@@ -11,7 +11,11 @@ from hermes3.llm.streams import Item, nothing
 
 
 class AsyncStream:
-    """``Stream`` for asyncio; to be made, iterated and closed on one event loop."""
+    """``Stream`` for asyncio; to be made, iterated and closed on one event loop.
+
+    Attributes:
+        on_end: called once, when it is over: with the last delta, or None after an error or ``close()``.
+    """
 
     def __init__(self, *, with_logprobs: bool) -> None:
         self._loop = asyncio.get_running_loop()
@@ -19,6 +23,7 @@ class AsyncStream:
         self._with_logprobs = with_logprobs
         self._cancel: Callable[[], None] = nothing
         self._is_over = False
+        self.on_end: Callable[[Delta | None], None] = _ignore
 
     def attach(self, cancel: Callable[[], None]) -> None:
         """Tell the stream how to cancel what feeds it."""
@@ -53,9 +58,10 @@ class AsyncStream:
         if self._is_over:  # closed by another task while this one waited
             raise StopAsyncIteration
         if isinstance(item, Exception):
-            self._is_over = True
+            self._end(None)
             raise item
-        self._is_over = item.finish_reason is not None
+        if item.finish_reason is not None:
+            self._end(item)
         return item
 
     @property
@@ -70,7 +76,7 @@ class AsyncStream:
     def close(self) -> None:
         """End it at once: nothing more comes out of the stream."""
         if not self._is_over:
-            self._is_over = True
+            self._end(None)
             self._cancel()
 
     async def reply(self) -> Reply:
@@ -81,5 +87,14 @@ class AsyncStream:
             self.close()
         return Reply.joined(deltas, with_logprobs=self._with_logprobs)
 
+    def _end(self, last: Delta | None) -> None:
+        self._is_over = True
+        on_end, self.on_end = self.on_end, _ignore
+        on_end(last)
+
     def __del__(self) -> None:
         self.close()
+
+
+def _ignore(last: Delta | None) -> None:
+    """Nobody wants to know."""

@@ -15,6 +15,7 @@ from hermes3.engine.model import KVType
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scoring
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
+from hermes3.llm.load import Load
 from hermes3.llm.options import Sampling, split
 from hermes3.llm.parts import Parts
 from hermes3.llm.reply import Reply
@@ -119,6 +120,18 @@ class LLM:
     def failure(self) -> Hermes3Error | None:
         """Why no answer will come any more, or None where all is well."""
         return self._worker.failure
+
+    def load(self) -> Load:
+        """How busy the engine is, and whether it moves.
+
+        Raises:
+            Hermes3Error: the model was closed.
+        """
+        return self._worker.load()
+
+    def abandon(self, error: Hermes3Error) -> None:
+        """End all answers in work with an error, even while a step of the engine does not return."""
+        self._worker.abandon(error)
 
     @overload
     def chat(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from queue import Empty, SimpleQueue
 
 from hermes3.engine.engine import Engine, Sequence, StepOutput
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scorer
 from hermes3.errors import Hermes3Error
+from hermes3.llm.load import Load
 from hermes3.llm.request import Request
 
 _WAKE, _STOP = "wake", "stop"
@@ -34,6 +36,8 @@ class Worker:
         # cancel its answer: https://docs.python.org/3/library/queue.html#queue.SimpleQueue.put
         self._inbox: SimpleQueue[int | str] = SimpleQueue()
         self._is_closed = False
+        self._moved = time.monotonic()  # when the engine last brought anything, or began to have work
+        self._is_stepping = False
         self.failure: Hermes3Error | None = None
 
     def submit(self, ids: list[int], params: SamplingParams, request: Request) -> int:
@@ -49,6 +53,8 @@ class Worker:
         with self._lock:
             if self.failure is not None:
                 raise _copy(self.failure)
+            if not self._running and not self._is_stepping:
+                self._moved = time.monotonic()
             sequence = self._engine.add(ids, params)
             self._running[id(sequence)] = sequence, request
             if self._thread is None:
@@ -72,6 +78,38 @@ class Worker:
         """End an answer, unless it has ended, before the next step; its last delta says ``cancelled``."""
         self._inbox.put(key)
 
+    def load(self) -> Load:
+        """How busy the engine is now.
+
+        Raises:
+            Hermes3Error: the model was closed.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise _copy(self.failure or Hermes3Error("the model was closed"))
+            engine, is_busy = self._engine, bool(self._running) or self._is_stepping
+        return Load(
+            n_running=engine.n_running,
+            n_waiting=engine.n_waiting,
+            n_kv_tokens=engine.n_kv_tokens,
+            n_free_kv_tokens=engine.n_free_kv_tokens,
+            n_computed=engine.counters.n_computed,
+            n_generated=engine.counters.n_generated,
+            stalled_s=time.monotonic() - self._moved if is_busy else 0.0,
+        )
+
+    def abandon(self, error: Hermes3Error) -> None:
+        """End every answer in work with an error, now, whatever the engine is doing.
+
+        For a step that does not return: who waits is told. Should it return after all, the engine goes on
+        with what was submitted since.
+        """
+        with self._lock:
+            left, self._running = list(self._running.values()), {}
+        for sequence, request in left:
+            self._engine.cancel(sequence)
+            request.failed(_copy(error))
+
     def close(self) -> None:
         """Stop for good and let go of the engine's memory. Answers in work end with an error."""
         with self._lock:
@@ -89,7 +127,13 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._obey():
-                for output in self._engine.step():
+                n_computed = self._engine.counters.n_computed
+                self._is_stepping = True
+                outputs = self._engine.step()
+                self._is_stepping = False
+                if outputs or self._engine.counters.n_computed > n_computed:
+                    self._moved = time.monotonic()
+                for output in outputs:
                     self._deliver(output)
         except BaseException as error:
             failure = Hermes3Error(
@@ -134,7 +178,7 @@ class Worker:
             is_over = request.failed(error)
         if is_over:
             with self._lock:
-                del self._running[key]
+                self._running.pop(key, None)  # unless it was abandoned meanwhile
             self._engine.cancel(output.sequence)  # nothing to an answer that the engine has ended
 
     def _fail_all(self) -> None:

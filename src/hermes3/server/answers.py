@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from hermes3.llm import Delta, Reply, TokenLogprob, Usage
+from hermes3.llm import Delta, Reply, Timings, TokenLogprob, Usage
 
 Body = dict[str, object]
+_IN_USAGE = {"prompt_tokens", "completion_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,13 @@ def usage_body(usages: Iterable[Usage], *, n_per_prompt: int) -> Body:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
+
+
+def timings_body(answers: Iterable[tuple[Timings, Usage]]) -> Body:
+    """Seconds and speeds of the answer that took longest, and what its prompt found in the cache."""
+    timings, usage = max(answers, key=lambda each: each[0].prefill_s + each[0].decode_s)
+    spent = {name: count for name, count in asdict(usage).items() if name not in _IN_USAGE}
+    return {**asdict(timings), **spent}
 
 
 def chat_choice(index: int, reply: Reply) -> Body:

@@ -1,17 +1,14 @@
-"""The HTTP application, and the process that serves it."""
+"""The HTTP application."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-import ipaddress
 import logging
-import signal
-import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -20,112 +17,74 @@ from starlette.responses import Response
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
+from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, names_of
 from hermes3.server.failures import Failure, failure_of
+from hermes3.server.headers import HeaderLimits
+from hermes3.server.limits import Limits
+from hermes3.server.metrics import Metrics
+from hermes3.server.texts import Texts
 
-SHUTDOWN_GRACE_S = 5
 CLIENT_LEFT = 499  # nginx's status for it: nobody sees the response, the log does
 
 _log = logging.getLogger("hermes3.server")
 
 
-def create_app(llm: LLM, *, served_model_name: str | None = None, api_keys: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    llm: LLM,
+    *,
+    served_model_name: str | None = None,
+    api_keys: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> FastAPI:
     """The application over one model.
 
     Args:
         llm: the hall; it stays the caller's to close.
         served_model_name: the model's name in requests and answers; None for the hall's. Its file's name and
             the hall's are taken too.
-        api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but /health; none for no
-            check.
+        api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but /health and /ready;
+            none for no check.
+        limits: how much is taken on; None for the defaults.
     """
-    app = FastAPI(title="hermes3", docs_url=None, redoc_url=None, openapi_url=None)
-    routes = Endpoints(llm, served_model_name or llm.name, names_of(llm))
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(_key_check(api_keys))])
+    name, limits = served_model_name or llm.name, limits or Limits()
+    metrics = Metrics(name)
+    desk = Desk(llm, limits, metrics)
+    app = FastAPI(title="hermes3", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_watched)
+    app.state.desk, app.state.metrics = desk, metrics
+    routes = Endpoints(llm, name, names_of(llm), desk, metrics)
+    guard = Depends(_key_check(api_keys))
+    v1 = APIRouter(prefix="/v1", dependencies=[guard])
     v1.add_api_route("/chat/completions", routes.chat, methods=["POST"], response_model=None)
     v1.add_api_route("/completions", routes.completions, methods=["POST"], response_model=None)
     v1.add_api_route("/models", routes.models, methods=["GET"], response_model=None)
     v1.add_api_route("/models/{name:path}", routes.model, methods=["GET"], response_model=None)
+    texts = Texts(llm, desk, routes.check_model)
+    v1.add_api_route("/embeddings", texts.embeddings, methods=["POST"], response_model=None)
     app.include_router(v1)
+    for path, route in (
+        ("/tokenize", texts.tokenize),
+        ("/detokenize", texts.detokenize),
+        ("/apply-template", texts.apply_template),
+    ):
+        app.add_api_route(path, route, methods=["POST"], response_model=None, dependencies=[guard])
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
+    app.add_api_route("/ready", routes.ready, methods=["GET"], response_model=None)
+    app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_model=None, dependencies=[guard])
     for kind in (Failure, ValidationError, Hermes3Error, Exception):
         app.add_exception_handler(kind, _fail)
     app.add_exception_handler(HTTPException, _fail_http)
     app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_middleware(HeaderLimits, max_headers=limits.max_headers, max_bytes=limits.max_header_bytes)
     return app
 
 
-def serve(
-    model: str | None,
-    host: str,
-    port: int,
-    n_ctx: int | None,
-    n_threads: int | None,
-    served_model_name: str | None,
-    api_key: list[str] | None,
-) -> None:
-    """Load a model and serve it until SIGTERM or Ctrl-C.
-
-    Args:
-        host: address to listen on.
-        port: TCP port; 0 for any free one.
-        api_key: see ``create_app``; None for no check.
-
-    Raises:
-        Hermes3Error: the model cannot be loaded, or the address cannot be listened on.
-    """
-    keys = api_key or []
-    if any(not key.strip() for key in keys):
-        raise Hermes3Error("an API key is empty; give one with characters in it, or none at all")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with (
-        _listen(host, port) as listener,
-        LLM(model, n_ctx=n_ctx, n_threads=n_threads) as llm,
-        suppress(KeyboardInterrupt),
-    ):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended
-        app = create_app(llm, served_model_name=served_model_name, api_keys=keys)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        _log.info(
-            "serving %s at %s/v1, context of %d tokens", served_model_name or llm.name, address, llm.n_ctx
-        )
-        if not keys and not _is_loopback(host):
-            _log.warning("%s is open to the network and no API key is set: anybody there can ask", host)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
-    _log.info("stopped")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there: before the model is loaded, so that a taken port is known at once."""
-    try:
-        if not 0 <= port < 1 << 16:  # getaddrinfo takes it modulo 65536
-            raise OverflowError("ports are 0 to 65535")
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(socket.SOMAXCONN)
-    except (OSError, OverflowError) as error:
-        raise Hermes3Error(
-            f"cannot listen on {host} port {port}: {error}; choose another with --host and --port"
-        ) from error
-    return listener
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+@asynccontextmanager
+async def _watched(app: FastAPI) -> AsyncIterator[None]:
+    """Somebody looks at the engine while the application runs."""
+    watching = asyncio.create_task(app.state.desk.watch())
+    yield
+    watching.cancel()
 
 
 def _key_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[None]]:
@@ -147,6 +106,7 @@ def _key_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[None]]:
 
 async def _fail(request: Request, error: Exception) -> Response:
     failure = failure_of(error)
+    request.app.state.metrics.refused(failure.status)
     if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s %s: %s", request.method, request.url.path, error)
     return failure.response()

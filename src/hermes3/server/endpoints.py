@@ -7,27 +7,22 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
-from itertools import product
 
-from sse_starlette.sse import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hermes3.errors import CapacityError
-from hermes3.llm import LLM
+from hermes3.llm import LLM, Sampling
 from hermes3.llm.async_stream import AsyncStream
-from hermes3.server.answers import Body, Envelope, chat_choice, completion_choice, usage_body
+from hermes3.server.answers import Body, Envelope, chat_choice, completion_choice, timings_body, usage_body
+from hermes3.server.desk import Desk
 from hermes3.server.events import chat_events, completion_events
 from hermes3.server.failures import Failure
+from hermes3.server.metrics import CONTENT_TYPE, Metrics
 from hermes3.server.protocol import ChatRequest, CompletionRequest
 from hermes3.server.worker import close_all, replies, unless_gone
-
-MAX_BODY_BYTES = 8 << 20  # four times the text that fits 128k tokens, at 16 bytes a token
-BODY_TIMEOUT_S = 60.0
-SEND_TIMEOUT_S = 60.0  # a client that does not read for so long has left
-PING_S = 15.0
-MAX_IN_FLIGHT = 256  # answers
 
 _log = logging.getLogger("hermes3.server")
 
@@ -39,31 +34,46 @@ class Endpoints:
         llm: the hall to ask.
         name: the model's name in answers.
         aliases: further names that requests may use.
+        desk: lets requests in.
+        metrics: what /metrics shows.
     """
 
-    def __init__(self, llm: LLM, name: str, aliases: frozenset[str]) -> None:
+    def __init__(self, llm: LLM, name: str, aliases: frozenset[str], desk: Desk, metrics: Metrics) -> None:
         self._llm = llm
+        self._desk = desk
+        self._metrics = metrics
         self._name = name
         self._names = aliases | {name}
         self._created = int(time.time())
-        self._in_flight: set[AsyncStream] = set()
 
     async def health(self) -> JSONResponse:
+        """Whether the process is of any use: red says that it should be started anew."""
         failure = self._llm.failure
-        if failure is None:
+        if failure is None and not self._desk.is_wedged:
             return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "failed", "reason": str(failure)}, HTTPStatus.SERVICE_UNAVAILABLE)
+        why = str(failure) if failure is not None else self._desk.trouble()
+        return JSONResponse({"status": "failed", "reason": why}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def ready(self) -> JSONResponse:
+        """Whether to send requests here: work in hand goes on, and the process is not about to end."""
+        why = "The server is shutting down." if self._desk.is_draining else self._desk.trouble()
+        if why is None:
+            return JSONResponse({"status": "ready", **asdict(self._llm.load())})
+        return JSONResponse({"status": "not ready", "reason": why}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def metrics(self) -> Response:
+        return Response(self._metrics.text(self._llm.load()), media_type=CONTENT_TYPE)
 
     async def models(self) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [self._model(self._name)]})
 
     async def model(self, name: str) -> JSONResponse:
-        self._check_model(name)
+        self.check_model(name)
         return JSONResponse(self._model(name))
 
     async def chat(self, http: Request) -> Response:
-        request = ChatRequest.model_validate_json(await read_body(http))
-        self._check_model(request.model)
+        request = ChatRequest.model_validate_json(await read_body(http, self._desk))
+        self.check_model(request.model)
         ids = await asyncio.to_thread(self._llm.encode_chat, request.messages)
         envelope = self._envelope("chatcmpl")
         who = {
@@ -73,7 +83,7 @@ class Endpoints:
         }
         streams = await self._start(envelope, request, [ids], who)
         if request.stream:
-            return _event_stream(
+            return self._event_stream(
                 chat_events(envelope, streams, n_per_prompt=len(streams), include_usage=request.include_usage)
             )
         answers = await unless_gone(http, replies(streams))
@@ -81,13 +91,14 @@ class Endpoints:
             "chat.completion", [chat_choice(index, one) for index, one in enumerate(answers)]
         )
         body["usage"] = usage_body([one.usage for one in answers], n_per_prompt=len(answers))
+        body["timings"] = timings_body([(one.timings, one.usage) for one in answers])
         if request.metadata is not None:
             body["metadata"] = request.metadata
         return JSONResponse(body)
 
     async def completions(self, http: Request) -> Response:
-        request = CompletionRequest.model_validate_json(await read_body(http))
-        self._check_model(request.model)
+        request = CompletionRequest.model_validate_json(await read_body(http, self._desk))
+        self.check_model(request.model)
         prompts = [
             await asyncio.to_thread(self._llm.encode, prompt, allow_special=request.allow_special)
             for prompt in request.prompts
@@ -97,7 +108,7 @@ class Endpoints:
         n = request.n_choices
         echoes = [self._echo(prompt) if request.echo else "" for prompt in request.prompts for _ in range(n)]
         if request.stream:
-            return _event_stream(
+            return self._event_stream(
                 completion_events(
                     envelope, streams, echoes, n_per_prompt=n, include_usage=request.include_usage
                 )
@@ -109,6 +120,7 @@ class Endpoints:
         ]
         body = envelope.around("text_completion", choices)
         body["usage"] = usage_body([one.usage for one in answers], n_per_prompt=n)
+        body["timings"] = timings_body([(one.timings, one.usage) for one in answers])
         return JSONResponse(body)
 
     async def _start(
@@ -120,28 +132,48 @@ class Endpoints:
     ) -> list[AsyncStream]:
         """One stream per prompt and choice, all running; none if one of them is refused."""
         n = request.n_choices
-        self._in_flight = {stream for stream in self._in_flight if not stream.is_over}
-        if len(self._in_flight) + n * len(prompts) > MAX_IN_FLIGHT:
-            raise CapacityError(
-                f"{len(self._in_flight)} answers are in work and {n * len(prompts)} more are asked for; "
-                f"the server takes {MAX_IN_FLIGHT}. Try again later."
-            )
+        asked = [
+            (ids, self._bounded(request.sampling(choice), ids)) for ids in prompts for choice in range(n)
+        ]
+        costs = [min(len(ids) + (sampling["max_tokens"] or 0), self._llm.n_ctx) for ids, sampling in asked]
+        self._desk.admit(costs)
         streams: list[AsyncStream] = []
         try:
-            for ids, choice in product(prompts, range(n)):
-                streams.append(self._llm.acomplete(ids, **request.sampling(choice)))
+            for (ids, sampling), cost in zip(asked, costs, strict=True):
+                streams.append(self._llm.acomplete(ids, **sampling))
+                self._desk.enter(streams[-1], cost)
         except BaseException:
             close_all(streams)
             raise
-        self._in_flight.update(streams)
         given = {name: value for name, value in who.items() if value is not None}
         _log.info("%s: prompts of %s tokens, n = %d %r", envelope.id, [len(ids) for ids in prompts], n, given)
         return streams
 
+    def _bounded(self, sampling: Sampling, ids: Sequence[int]) -> Sampling:
+        """With an end to it: max_tokens by default, and no more than the context leaves."""
+        room = max(self._llm.n_ctx - len(ids), 1)
+        sampling.setdefault("max_tokens", min(self._desk.limits.max_tokens_default, room))
+        return sampling
+
+    def _event_stream(self, events: AsyncIterator[str]) -> EventSourceResponse:
+        limits = self._desk.limits
+        return EventSourceResponse(
+            events,
+            sep="\n",
+            ping=limits.ping_s,
+            ping_message_factory=lambda: ServerSentEvent(comment=self._desk.keep_alive()),
+            send_timeout=limits.send_s,
+        )
+
     def _echo(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._llm.tokenizer.decode(prompt)
 
-    def _check_model(self, name: str) -> None:
+    def check_model(self, name: str) -> None:
+        """Whether this is the model that is served.
+
+        Raises:
+            Failure: 404.
+        """
         if name not in self._names:
             message = f"The model '{name[:100]}' does not exist here; this server has '{self._name}'."
             raise Failure(HTTPStatus.NOT_FOUND, message, param="model", code="model_not_found")
@@ -164,17 +196,15 @@ def names_of(llm: LLM) -> frozenset[str]:
     return frozenset({llm.name, llm.path.name, llm.path.stem})
 
 
-def _event_stream(events: AsyncIterator[str]) -> EventSourceResponse:
-    return EventSourceResponse(events, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S)
-
-
-async def read_body(http: Request) -> bytes:
-    """The JSON body, bounded in size and time.
+async def read_body(http: Request, desk: Desk) -> bytes:
+    """The JSON body, bounded in size and time, once the desk says that anything is taken at all.
 
     Raises:
-        Failure: not declared as JSON (415, which also keeps other web pages' forms out), too large (413), or
-            too slow (408).
+        Failure: see ``Desk.check_open``; not declared as JSON (415, which also keeps other web
+            pages' forms out), too large (413), or too slow (408).
     """
+    desk.check_open()
+    limits = desk.limits
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Failure(
@@ -183,16 +213,16 @@ async def read_body(http: Request) -> bytes:
         )
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(limits.body_s):
             async for chunk in http.stream():
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
+                if len(body) > limits.max_body_bytes:
                     raise Failure(
                         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                        f"The body is larger than {MAX_BODY_BYTES} bytes.",
+                        f"The body is larger than {limits.max_body_bytes} bytes.",
                     )
     except TimeoutError:
         raise Failure(
-            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {BODY_TIMEOUT_S:.0f} s."
+            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {limits.body_s:.0f} s."
         ) from None
     return bytes(body)

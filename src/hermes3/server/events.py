@@ -14,6 +14,7 @@ from hermes3.server.answers import (
     Envelope,
     chat_chunk_choice,
     completion_chunk_choice,
+    timings_body,
     usage_body,
 )
 from hermes3.server.failures import failure_of
@@ -79,7 +80,7 @@ class _Chunks:
                 if delta.usage is not None:
                     usages[index] = delta.usage
                 if delta.text or delta.logprobs or delta.finish_reason:
-                    yield self._event([choice(index, delta)])
+                    yield self._event([choice(index, delta)], last=delta)
         except Exception as error:
             failure = failure_of(error)
             _log.error("%s failed: %s", self._envelope.id, failure, exc_info=error)
@@ -90,6 +91,8 @@ class _Chunks:
             yield self._event([], usage_body(in_order, n_per_prompt=self._n_per_prompt))
         yield DONE
 
-    def _event(self, choices: Sequence[Body], usage: Body | None = None) -> str:
+    def _event(self, choices: Sequence[Body], usage: Body | None = None, last: Delta | None = None) -> str:
         body = self._envelope.around(self._kind, choices)
+        if last is not None and last.timings is not None and last.usage is not None:
+            body["timings"] = timings_body([(last.timings, last.usage)])
         return json.dumps({**body, "usage": usage} if self._include_usage else body)

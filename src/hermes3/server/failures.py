@@ -52,16 +52,9 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, ValidationError):
         message, param, code = explained(error)
         return Failure(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
-    if isinstance(error, CapacityError):
-        return Failure(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            str(error),
-            param=error.param,
-            code="overloaded",
-            headers={"retry-after": "1"},
-        )
     if isinstance(error, RequestError):
-        code = "context_length_exceeded" if isinstance(error, ContextLengthError) else "invalid_value"
+        too_long = isinstance(error, ContextLengthError | CapacityError)
+        code = "context_length_exceeded" if too_long else "invalid_value"
         return Failure(HTTPStatus.BAD_REQUEST, str(error), param=error.param, code=code)
     if isinstance(error, Hermes3Error):
         return Failure(HTTPStatus.SERVICE_UNAVAILABLE, str(error), code="engine_error")

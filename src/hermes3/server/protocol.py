@@ -105,13 +105,13 @@ class _Request(_Strict):
             value = data.pop(name, None)
             if value is None or any(type(value) is type(other) and value == other for other in harmless):
                 continue
-            raise _refusal(name, f"'{name}' is not supported: {why}. Leave it out.")
+            raise refusal(name, f"'{name}' is not supported: {why}. Leave it out.")
         return data
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> _Request:
         if self.stream_options is not None and not self.stream:
-            raise _refusal("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+            raise refusal("stream_options", "'stream_options' is only allowed when 'stream' is true.")
         return self
 
     @property
@@ -149,7 +149,7 @@ class _Request(_Strict):
     def _logit_bias_by_token_id(self) -> _Request:
         for key in self.logit_bias or {}:
             if not (key.isascii() and key.isdigit() and len(key) < 10):
-                raise _refusal(
+                raise refusal(
                     "logit_bias", f"'logit_bias' maps token ids to numbers; {key[:40]!r} is no token id."
                 )
         return self
@@ -176,9 +176,9 @@ class ChatRequest(_Request):
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise _refusal("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
+            raise refusal("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise _refusal("max_tokens", "'max_tokens' and 'max_completion_tokens' say the same: give one.")
+            raise refusal("max_tokens", "'max_tokens' and 'max_completion_tokens' say the same: give one.")
         return self
 
     def sampling(self, choice: int) -> Sampling:
@@ -210,11 +210,11 @@ class CompletionRequest(_Request):
     @model_validator(mode="after")
     def _fields_agree(self) -> CompletionRequest:
         if self.echo and self.logprobs is not None:
-            raise _refusal(
+            raise refusal(
                 "echo", "'echo' with 'logprobs' is not supported: prompts are not scored. Leave one out."
             )
         if len(self.prompts) * self.n_choices > MAX_CHOICES:
-            raise _refusal(
+            raise refusal(
                 "n", f"{len(self.prompts)} prompts times n = {self.n_choices} exceed {MAX_CHOICES} answers."
             )
         return self
@@ -237,7 +237,8 @@ class CompletionRequest(_Request):
         return sampling
 
 
-def _refusal(param: str, message: str) -> PydanticCustomError:
+def refusal(param: str, message: str) -> PydanticCustomError:
+    """A validator's error that names the field at fault."""
     return PydanticCustomError("unsupported_parameter", "{message}", {"message": message, "param": param})
 
 

@@ -1,0 +1,25 @@
+"""How busy a hall is, and whether it moves: what a server says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One look at the engine, by any thread.
+
+    Attributes:
+        n_running, n_waiting: answers in the batch, and before it.
+        n_kv_tokens, n_free_kv_tokens: tokens that the KV cache holds, and those free in it.
+        n_computed, n_generated: tokens that went through the model, and new ones, since it was loaded.
+        stalled_s: seconds since the engine last brought anything, 0.0 while no answer is in work.
+    """
+
+    n_running: int
+    n_waiting: int
+    n_kv_tokens: int
+    n_free_kv_tokens: int
+    n_computed: int
+    n_generated: int
+    stalled_s: float
