@@ -39,7 +39,7 @@ class World:
         self.arrived.append(sequence)
         return sequence
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[tuple[Sequence, int]]:
         chunks, outgrown = self.scheduler.schedule()
         if outgrown is not None:
             self.scheduler.remove(outgrown)
@@ -47,13 +47,13 @@ class World:
         if chunks:
             self.compute(chunks, make_batch(chunks, PAGE))
         self.check()
-        return chunks
+        return [(chunk.sequence, chunk.n_tokens) for chunk in chunks]
 
     def compute(self, chunks: list[Chunk], batch: Batch) -> None:
         assert len(batch.ids) <= self.scheduler.n_batch
         last = batch.query_offsets[1:][[chunk.is_last for chunk in chunks]] - 1
         np.testing.assert_array_equal(batch.rows, last)
-        for index, (own, n_tokens) in enumerate(chunks):
+        for index, (own, n_tokens, _) in enumerate(chunks):
             rows = slice(batch.query_offsets[index], batch.query_offsets[index + 1])
             first = int(batch.first_positions[index])
             assert first == own.n_computed

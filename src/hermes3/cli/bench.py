@@ -122,7 +122,8 @@ def _timed(
     """Seconds of loading, then tokens per second of prompt and of answer, one each for a run."""
     line.show("loading")
     start = time.perf_counter()
-    engine = Engine(checkpoint, n_ctx=n_prefill + n_decode, n_sequences=1, prefix_caching=False)
+    n_ctx = n_prefill + n_decode
+    engine = Engine(checkpoint, n_ctx=n_ctx, n_sequences=1, prefix_caching=False, prompt_lookup=False)
     load_s = time.perf_counter() - start
     ids = random.Random(1)  # which ones makes no difference to the time, that they differ in each run may
     n_vocab = checkpoint.config.vocab_size

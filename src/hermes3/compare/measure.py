@@ -89,7 +89,8 @@ class Subject:
     def decode_rate(self, prompt: list[int]) -> float:
         """Tokens per second of an answer: the best of some runs."""
         params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True)
-        engine = Engine(self._model, n_ctx=PROMPT + ANSWER, n_sequences=1, prefix_caching=False)
+        n_ctx = PROMPT + ANSWER
+        engine = Engine(self._model, n_ctx=n_ctx, n_sequences=1, prefix_caching=False, prompt_lookup=False)
         rates = []
         for _ in range(N_REPEATS):
             sequence = engine.add(prompt[:PROMPT], params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
+from itertools import islice
 
 from hermes3 import _native
 from hermes3.engine.cache import PageAllocator, available_memory
@@ -24,6 +25,7 @@ DEFAULT_N_BATCH = 512
 DEFAULT_N_SEQUENCES = 16
 MEMORY_SHARE = 0.5  # of what is available, for keys and values
 IDLE_SHARE = 0.25  # of the cache, for beginnings that nobody uses at the moment
+MOST_GUESSING = 4  # answers at once; with more, a step's time is in its rows and no longer in the weights
 MAX_THREADS = 1024
 _UNBOUND = (1 << 20, 1 << 12)  # tokens and rows where no model has its buffers yet
 
@@ -53,6 +55,8 @@ class Counters:
     n_steps: int = 0
     n_computed: int = 0  # tokens that went through the model, those computed anew included
     n_generated: int = 0
+    n_guessed: int = 0  # ids tried that might come next
+    n_right: int = 0  # of those, the ones that came
 
 
 class Engine:
@@ -71,6 +75,8 @@ class Engine:
             need, but no more than half of the available memory.
         prefix_caching: whether what a prompt begins with is taken from earlier sequences that began alike; up
             to a quarter of the cache is kept for that when nothing runs. Changes no bit of any answer.
+        prompt_lookup: whether steps try guesses: see ``guesses``. Each id is still chosen from its own row of
+            logits, by the same draw, so it changes no id of any answer, at any temperature.
 
     Attributes:
         n_ctx, n_batch, n_sequences: as above.
@@ -94,6 +100,7 @@ class Engine:
         kv_dtype: KVType | None = None,
         kv_bytes: int | None = None,
         prefix_caching: bool = True,
+        prompt_lookup: bool = True,
     ) -> None:
         limit = source.config.max_position_embeddings
         most_tokens, most_rows = (source.n_batch, source.n_rows) if isinstance(source, Model) else _UNBOUND
@@ -117,6 +124,7 @@ class Engine:
             n_sequences=self.n_sequences,
             prefix_caching=prefix_caching,
         )
+        self._guesses = prompt_lookup
         self._lock = threading.Lock()  # of the scheduler; the model computes without it
         self._computing = threading.Lock()  # of the model's buffers
         self.counters = Counters()
@@ -212,11 +220,29 @@ class Engine:
         if not chunks:
             return outputs
         self.counters.n_steps += 1
+        if self._guesses:
+            chunks = self._with_guesses(chunks)
         try:
             logits = self._forward(chunks)
         except Exception as error:
             return outputs + self._each_alone(chunks, error)
         return outputs + self._commit(chunks, logits)
+
+    def _with_guesses(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Adds guesses to answers as far as there are rows, and room in the pages that they have already."""
+        n_answers = sum(chunk.is_last for chunk in chunks)
+        n_rows = min(self.n_sequences - n_answers, self.n_batch - sum(chunk.n_tokens for chunk in chunks))
+        tried = []
+        for chunk in chunks:
+            sequence, guesses = chunk.sequence, list[int]()
+            if chunk.is_last and sequence.n_answer and n_answers <= MOST_GUESSING:
+                n_page = sequence.pages.size * _native.PAGE
+                n_last = sequence.n_prompt + (sequence.params.max_tokens or self.n_ctx)
+                end = min(n_page, self.n_ctx - 1, n_last - 1)
+                guesses = sequence.guesser.guess(sequence.ids, max(0, min(n_rows, end - len(sequence.ids))))
+            n_rows -= len(guesses)
+            tried.append(chunk._replace(guesses=guesses))
+        return tried
 
     def _forward(self, chunks: list[Chunk]) -> F32:
         with self._computing:
@@ -242,32 +268,49 @@ class Engine:
         rows = iter(logits)
         outputs = []
         for chunk in chunks:
-            row = next(rows) if chunk.is_last else None
+            own = list(islice(rows, 1 + len(chunk.guesses))) if chunk.is_last else []
             with self._lock:
                 self._scheduler.advance(chunk)
-            self.counters.n_computed += chunk.n_tokens
-            if row is not None and not chunk.sequence.is_cancelled:
-                outputs.append(self._extend(chunk.sequence, row))
+            self.counters.n_computed += chunk.n_tokens + len(chunk.guesses)
+            if own and not chunk.sequence.is_cancelled:
+                outputs.append(self._extend(chunk, own))
         with self._lock:
             return outputs + self._drop_cancelled()
 
-    def _extend(self, sequence: Sequence, row: F32) -> StepOutput:
-        try:
-            matcher = sequence.matcher
-            token, logprob = sequence.sampler.sample(row, None if matcher is None else matcher.mask())
-            if matcher is not None:
-                matcher.accept(token)
-        except Exception as error:
+    def _extend(self, chunk: Chunk, rows: Ids[F32]) -> StepOutput:
+        """Gives a sequence its next id, and one more for each guess that was right."""
+        sequence, guesses = chunk.sequence, chunk.guesses
+        output = StepOutput(sequence)
+        for index, row in enumerate(rows):
+            try:
+                token, logprob = self._choose(sequence, row)
+            except Exception as error:
+                with self._lock:
+                    return self._end(sequence, "error", output.ids, output.logprobs, error)
+            output.ids.append(token)
+            output.logprobs.extend([] if logprob is None else [logprob])
+            reason = self._reason_to_end(sequence, token)
+            if reason is not None:
+                with self._lock:
+                    return self._end(sequence, reason, output.ids, output.logprobs)
+            if index == len(guesses) or guesses[index] != token:
+                break
             with self._lock:
-                return self._end(sequence, "error", error=error)
+                self._scheduler.advance(Chunk(sequence, 1))  # its keys and values are there
+        if guesses:
+            sequence.guesser.judge(len(guesses), len(output.ids) - 1, len(sequence.ids))
+            self.counters.n_guessed += len(guesses)
+            self.counters.n_right += len(output.ids) - 1
+        return output
+
+    def _choose(self, sequence: Sequence, row: F32) -> tuple[int, TokenLogprob | None]:
+        matcher = sequence.matcher
+        token, logprob = sequence.sampler.sample(row, None if matcher is None else matcher.mask())
+        if matcher is not None:
+            matcher.accept(token)
         sequence.append(token, logprob)
         self.counters.n_generated += 1
-        logprobs = [] if logprob is None else [logprob]
-        reason = self._reason_to_end(sequence, token)
-        if reason is None:
-            return StepOutput(sequence, [token], logprobs)
-        with self._lock:
-            return self._end(sequence, reason, [token], logprobs)
+        return token, logprob
 
     def _reason_to_end(self, sequence: Sequence, token: int) -> FinishReason | None:
         params = sequence.params

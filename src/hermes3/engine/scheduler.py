@@ -19,10 +19,11 @@ I32 = NDArray[np.int32]
 
 
 class Chunk(NamedTuple):
-    """The next ``n_tokens`` ids of a sequence that the model has not seen."""
+    """The next ``n_tokens`` ids of a sequence that the model has not seen, and guesses at what follows."""
 
     sequence: Sequence
     n_tokens: int
+    guesses: Ordered[int] = ()
 
     @property
     def is_last(self) -> bool:
@@ -41,7 +42,7 @@ class Batch:
         query_offsets: (n_sequences + 1,), the chunks' borders in ``ids``.
         first_positions: (n_sequences,), position of each chunk's first id.
         tables: (n_sequences, longest), pages of each sequence, padded with 0.
-        rows: (n_rows,), the tokens whose logits are wanted, rising.
+        rows: (n_rows,), the tokens whose logits are wanted, rising: the last of each sequence, and guesses.
     """
 
     ids: I32
@@ -54,22 +55,24 @@ class Batch:
 
 
 def make_batch(chunks: Ordered[Chunk], page_size: int) -> Batch:
-    """Lays chunks side by side; their sequences must have the pages. Logits: last row of each last chunk."""
+    """Lays chunks side by side; their sequences must have the pages. Logits: see ``Batch.rows``."""
     offsets = np.zeros(len(chunks) + 1, np.int32)
-    offsets[1:] = np.cumsum([chunk.n_tokens for chunk in chunks])
+    offsets[1:] = np.cumsum([chunk.n_tokens + len(chunk.guesses) for chunk in chunks])
     ids, positions = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int32)
     slots = np.empty(offsets[-1], np.int32)
     firsts = np.empty(len(chunks), np.int32)
     tables = np.zeros((len(chunks), max(chunk.sequence.pages.size for chunk in chunks)), np.int32)
-    for index, (sequence, n_tokens) in enumerate(chunks):
+    wanted: list[int] = []
+    for index, (sequence, n_tokens, guesses) in enumerate(chunks):
         first, rows = sequence.n_computed, slice(offsets[index], offsets[index + 1])
-        ids[rows] = sequence.ids[first : first + n_tokens]
-        at = positions[rows] = np.arange(first, first + n_tokens)
+        ids[rows] = [*sequence.ids[first : first + n_tokens], *guesses]
+        at = positions[rows] = np.arange(first, first + n_tokens + len(guesses))
         slots[rows] = sequence.pages[at // page_size] * page_size + at % page_size
         firsts[index] = first
         tables[index, : sequence.pages.size] = sequence.pages
-    wanted = [chunk.is_last for chunk in chunks]
-    return Batch(ids, positions, slots, offsets, firsts, tables, offsets[1:][wanted] - 1)
+        if chunks[index].is_last:
+            wanted += range(rows.stop - 1 - len(guesses), rows.stop)
+    return Batch(ids, positions, slots, offsets, firsts, tables, np.array(wanted, np.int32))
 
 
 class Scheduler:

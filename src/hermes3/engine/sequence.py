@@ -10,6 +10,7 @@ import numpy as np
 
 from hermes3.engine.cache import Pages
 from hermes3.engine.grammar import Matcher
+from hermes3.engine.guesses import Guesser
 from hermes3.engine.sampling import Sampler, SamplingParams, TokenLogprob
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -45,6 +46,7 @@ class Sequence:
         self.params = params
         self.sampler = Sampler(params, self.ids, n_vocab)
         self.matcher = matcher
+        self.guesser = Guesser()
         self.logprobs: list[TokenLogprob] = []
         self.is_cancelled = False  # asked for; finish_reason says when it is done
         self.finish_reason: FinishReason | None = None
