@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermes3 import LLM
+from hermes3.errors import Hermes3Error
 from hermes3.server.app import create_app
 from hermes3.server.limits import Limits
 from tests.llm.fakes import FakeEngine, fake_llm, saying
@@ -219,3 +220,16 @@ def test_who_leaves_frees_the_pages(smol_gguf: Path, stream: bool) -> None:
         assert llm.load().n_free_kv_tokens == full
         time.sleep(0.2)
         assert llm.load().n_generated == n_generated  # nothing runs on unseen
+
+
+def test_limits_from_settings() -> None:
+    limits = Limits.of(["drain_s=2.5", "max_requests=3", "max_requests=4"])
+    assert limits == Limits(drain_s=2.5, max_requests=4)
+
+
+@pytest.mark.parametrize(
+    "setting", ["colour=1", "drain_s", "drain_s=0", "drain_s=nan", "drain_s=inf", "max_requests=1.5"]
+)
+def test_bad_limits_are_named(setting: str) -> None:
+    with pytest.raises(Hermes3Error, match=setting.partition("=")[0]):
+        Limits.of([setting])

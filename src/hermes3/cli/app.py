@@ -137,6 +137,7 @@ def serve(
     threads: options.Threads = None,
     served_model_name: options.ServedModelName = None,
     api_key: options.ApiKey = None,
+    limit: options.ServerLimit = None,
 ) -> None:
     """Serve a model with OpenAI's protocol.
 
@@ -149,7 +150,7 @@ def serve(
     with exit_codes():
         from hermes3.cli.serve import run
 
-        run(model, host, port, ctx, threads, served_model_name, api_key)
+        run(model, host, port, ctx, threads, served_model_name, api_key, limit)
 
 
 @app.command()

@@ -55,6 +55,10 @@ ApiKey = Annotated[
     list[str] | None,
     typer.Option(envvar="HERMES3_API_KEY", help="Key that clients must send; may be given again."),
 ]
+ServerLimit = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="A bound, as drain_s=60; may be given again."),
+]
 
 Prefill = Annotated[int, typer.Option("--prefill", min=1, help="Tokens of the prompt.")]
 Decode = Annotated[int, typer.Option("--decode", min=2, help="Tokens of the answer.")]

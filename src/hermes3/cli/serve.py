@@ -13,12 +13,16 @@ def run(
     n_threads: int | None,
     served_model_name: str | None,
     api_key: list[str] | None,
+    limit: list[str] | None,
 ) -> None:
     """Serve until Ctrl-C.
 
     Raises:
-        Hermes3Error: no such model, or it cannot be fetched or loaded.
+        Hermes3Error: a limit is wrong, there is no such model, or it cannot be fetched or loaded.
     """
+    from hermes3.server.limits import Limits
+
+    limits = Limits.of(limit or ())
     name, path = located(model)
     from hermes3.server import process
 
@@ -30,4 +34,5 @@ def run(
         n_threads=n_threads,
         served_model_name=served_model_name or name,
         api_key=api_key,
+        limits=limits,
     )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Self
+
+from hermes3.errors import Hermes3Error
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +41,25 @@ class Limits:
     stall_s: float = 10.0
     watchdog_s: float = 120.0
     drain_s: float = 30.0
+
+    @classmethod
+    def of(cls, settings: Iterable[str]) -> Self:
+        """From texts such as ``drain_s=60``; the rest has its default, and of two the last one counts.
+
+        Raises:
+            Hermes3Error: an unknown name, or a value that is no number above 0; it names both.
+        """
+        kinds = {field.name: float if field.name.endswith("_s") else int for field in fields(cls)}
+        given: dict[str, int | float] = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in kinds:
+                raise Hermes3Error(f"{name[:40]!r} is no limit; there are {', '.join(kinds)}")
+            try:
+                given[name] = kinds[name](value)
+            except ValueError:
+                given[name] = -1
+            if not 0 < given[name] < math.inf:
+                kind = "seconds" if kinds[name] is float else "a whole number"
+                raise Hermes3Error(f"the limit {name} is {value[:40]!r}, it must be {kind} above 0")
+        return cls(**given)  # type: ignore[arg-type]  # each was made by its field's kind
