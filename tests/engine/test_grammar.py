@@ -50,7 +50,7 @@ def allowed(matcher) -> set[int]:
 
 
 def after(vocabulary, kind: str, grammar: str, text: bytes):
-    matcher = vocabulary.compile(kind, grammar)
+    matcher = vocabulary.compile(kind, grammar).matcher()
     for byte in text:
         matcher.accept(byte)
     return matcher
@@ -61,7 +61,7 @@ def test_random_logits_in_one_batch_each_follow_their_grammar(model, vocabulary)
     params = [SamplingParams(temperature=1.0, seed=seed, max_tokens=300) for seed in range(9)]
     grammars = [("json_schema", json.dumps(SCHEMA)), ("regex", "[ab]{3}c?"), ("lark", 'start: "yes" | "no"')]
     sequences = [
-        engine.add(runs.random_ids(seed, 9), each, vocabulary.compile(*grammars[seed % 3]))
+        engine.add(runs.random_ids(seed, 9), each, vocabulary.compile(*grammars[seed % 3]).matcher())
         for seed, each in enumerate(params)
     ]
     runs.run(engine)
@@ -79,7 +79,7 @@ def test_preemption_changes_nothing(model, vocabulary) -> None:
             engine.add(
                 runs.random_ids(seed, 20),
                 SamplingParams(temperature=1.0, seed=seed),
-                vocabulary.compile("regex", "[a-z]{90}"),
+                vocabulary.compile("regex", "[a-z]{90}").matcher(),
             )
             for seed in range(3)
         ]
@@ -103,16 +103,16 @@ def test_an_answer_ends_with_its_grammar_and_not_before(vocabulary) -> None:
 
 
 def test_control_tokens_are_no_text_and_ids_without_token_are_nothing(vocabulary) -> None:
-    ids = allowed(vocabulary.compile("lark", "start: /(?s:.+)/"))
+    ids = allowed(vocabulary.compile("lark", "start: /(?s:.+)/").matcher())
     assert TAG in ids
     assert ord("a") in ids
     assert not ids & {END, MARK, *range(len(TOKENS), runs.CONFIG.vocab_size)}
 
 
 def test_a_tag_may_be_one_token_or_text(vocabulary) -> None:
-    ids = allowed(vocabulary.compile("lark", 'start: "<tool_call>" "x"'))
+    ids = allowed(vocabulary.compile("lark", 'start: "<tool_call>" "x"').matcher())
     assert ids in ({TAG, ord("<")}, {ord("<")})
-    matcher = vocabulary.compile("lark", 'start: /[a-z]*/ "<tool_call>" "x"')
+    matcher = vocabulary.compile("lark", 'start: /[a-z]*/ "<tool_call>" "x"').matcher()
     matcher.accept(TAG)
     assert allowed(matcher) == {ord("x")}
 
@@ -153,7 +153,7 @@ HOSTILE = {
 def test_a_hostile_grammar_costs_little(vocabulary, name) -> None:
     began = time.perf_counter()
     with contextlib.suppress(RequestError):
-        matcher = vocabulary.compile(*HOSTILE[name])
+        matcher = vocabulary.compile(*HOSTILE[name]).matcher()
         for _ in range(200):
             matcher.accept(min(allowed(matcher)))
             if matcher.is_over:
@@ -163,12 +163,12 @@ def test_a_hostile_grammar_costs_little(vocabulary, name) -> None:
 
 def test_an_id_outside_the_grammar_is_an_error(vocabulary) -> None:
     with pytest.raises(Hermes3Error, match="does not allow id 98"):
-        vocabulary.compile("regex", "a*").accept(ord("b"))
+        vocabulary.compile("regex", "a*").matcher().accept(ord("b"))
 
 
 def test_no_grammar_beside_ignore_eos(model, vocabulary) -> None:
     with pytest.raises(RequestError) as caught:
-        Engine(model).add([1], SamplingParams(ignore_eos=True), vocabulary.compile("regex", "a"))
+        Engine(model).add([1], SamplingParams(ignore_eos=True), vocabulary.compile("regex", "a").matcher())
     assert caught.value.param == "ignore_eos"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes3.engine.engine import Counters, StepOutput
+from hermes3.engine.grammar import Matcher
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM, Parts
@@ -26,6 +27,7 @@ class FakeTokenizer:
     vocab_size = 258
     bos_id = bos_token = chat_template = None
     add_bos = False
+    control_ids = frozenset({IM_START, IM_END})
     eos_ids = frozenset({IM_END})
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
@@ -71,6 +73,7 @@ class FakeDecoder:
 class FakeSequence:
     params: SamplingParams
     left: list[int]
+    matcher: Matcher | None = None
     n_done: int = 0
     n_cached: int = 0
     is_cancelled: bool = False
@@ -93,6 +96,7 @@ class FakeEngine:
     n_kv_tokens = n_free_kv_tokens = 16_000
     n_waiting = 0
     counters: Counters = field(default_factory=Counters)
+    n_vocab = FakeTokenizer.vocab_size
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -105,8 +109,8 @@ class FakeEngine:
     def n_running(self) -> int:
         return len(self.running)
 
-    def add(self, ids: list[int], params: SamplingParams) -> FakeSequence:
-        sequence = FakeSequence(params, [*self.script(ids, params), IM_END])
+    def add(self, ids: list[int], params: SamplingParams, matcher: Matcher | None = None) -> FakeSequence:
+        sequence = FakeSequence(params, [*self.script(ids, params), IM_END], matcher)
         self.running.append(sequence)
         return sequence
 
@@ -138,8 +142,10 @@ class FakeEngine:
         sequence.n_done += 1
         self.counters.n_computed += 1
         self.counters.n_generated += 1
+        if sequence.matcher is not None:
+            sequence.matcher.accept(token)  # the script must keep to the grammar
         reason = None
-        if token in sequence.params.stop_ids:
+        if token in sequence.params.stop_ids or (sequence.matcher and sequence.matcher.is_over):
             reason = "stop"
         elif sequence.n_done == sequence.params.max_tokens:
             reason = "length"

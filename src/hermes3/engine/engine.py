@@ -130,6 +130,11 @@ class Engine:
         self.counters = Counters()
 
     @property
+    def n_vocab(self) -> int:
+        """Length of a row of logits: the vocabulary, and what pads it."""
+        return self._model.config.vocab_size
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._scheduler.running or self._scheduler.waiting)

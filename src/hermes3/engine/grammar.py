@@ -74,8 +74,11 @@ class GrammarVocabulary:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
 
-    def compile(self, kind: GrammarKind, text: str, *, param: str = "grammar") -> Matcher:
-        """A matcher at the grammar's start, for one sequence. For any thread; the GIL is released meanwhile.
+    def compile(self, kind: GrammarKind, text: str, *, param: str = "grammar") -> Grammar:
+        """A grammar in a form that many sequences can follow. For any thread; the GIL is released meanwhile.
+
+        Args:
+            param: what errors call it.
 
         Raises:
             RequestError: it is too large, nothing satisfies it, or llguidance cannot compile it (its words).
@@ -95,11 +98,29 @@ class GrammarVocabulary:
                 self._compiled[kind, text] = known
                 while len(self._compiled) > N_CACHED:
                     self._compiled.popitem(last=False)
-        return Matcher(known.deep_copy(), self._n_words, self._pool, param)
+        return Grammar(known, self._n_words, self._pool, param)
+
+    def objection(self, kind: GrammarKind, text: str) -> str | None:
+        """What llguidance says against a grammar, None where it compiles. Nothing is kept of it."""
+        return _own(LLMatcher.validate_grammar(_grammar(kind, text), self._tokenizer, limits=_LIMITS)) or None
 
     def close(self) -> None:
         """Stops the threads that compute masks."""
         self._pool.shutdown(cancel_futures=True)
+
+
+class Grammar:
+    """A compiled grammar."""
+
+    def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
+        self._matcher = matcher
+        self._n_words = n_words
+        self._pool = pool
+        self._param = param
+
+    def matcher(self) -> Matcher:
+        """A matcher at the grammar's start, for one sequence. For any thread."""
+        return Matcher(self._matcher.deep_copy(), self._n_words, self._pool, self._param)
 
 
 class Matcher:
@@ -179,5 +200,9 @@ def _is_dead(matcher: LLMatcher) -> bool:
 
 
 def _words(matcher: LLMatcher) -> str:
-    """llguidance's own message, less what it says about its state."""
-    return str(matcher.get_error()).partition("<state>")[0].partition("<non-verbose/>")[0].strip()[:1000]
+    return _own(str(matcher.get_error()))
+
+
+def _own(message: str) -> str:
+    """llguidance's message, less what it says about its state."""
+    return message.partition("<state>")[0].partition("<non-verbose/>")[0].strip()[:1000]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
+from hermes3.llm.form import PLAIN, Form
 from hermes3.llm.reply import Delta, Reply
 from hermes3.llm.streams import Item, nothing
 
@@ -17,10 +18,11 @@ class AsyncStream:
         on_end: called once, when it is over: with the last delta, or None after an error or ``close()``.
     """
 
-    def __init__(self, *, with_logprobs: bool) -> None:
+    def __init__(self, *, with_logprobs: bool, form: Form = PLAIN) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Item] = asyncio.Queue()
         self._with_logprobs = with_logprobs
+        self._form = form
         self._cancel: Callable[[], None] = nothing
         self._is_over = False
         self.on_end: Callable[[Delta | None], None] = _ignore
@@ -85,7 +87,7 @@ class AsyncStream:
             deltas = [delta async for delta in self]
         finally:
             self.close()
-        return Reply.joined(deltas, with_logprobs=self._with_logprobs)
+        return self._form.finished(Reply.joined(deltas, with_logprobs=self._with_logprobs))
 
     def _end(self, last: Delta | None) -> None:
         self._is_over = True

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from hermes3.engine.grammar import Grammar
 from hermes3.engine.model import KVType
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scoring
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
+from hermes3.llm.form import PLAIN, Form, form_of
+from hermes3.llm.grammars import Grammars
 from hermes3.llm.load import Load
-from hermes3.llm.options import Sampling, split
+from hermes3.llm.options import Answering, ChatOptions, Sampling, parted, split
 from hermes3.llm.parts import Parts
+from hermes3.llm.reading import Reader
 from hermes3.llm.reply import Reply
 from hermes3.llm.request import Request, Sink
 from hermes3.llm.streams import Stream
@@ -30,6 +34,21 @@ if TYPE_CHECKING:
 
 Conversation = str | Iterable[Message | Mapping[str, Any]]
 Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt ready to be answered.
+
+    Attributes:
+        ids: its tokens.
+        form: what the answer may look like.
+        grammar: of the form, compiled; None for none.
+    """
+
+    ids: list[int]
+    form: Form = PLAIN
+    grammar: Grammar | None = None
 
 
 class LLM:
@@ -118,7 +137,9 @@ class LLM:
         self._has_bos = parts.tokenizer.add_bos if bos is None else bos  # in front of plain text
         self._end_ids = parts.end_ids
         self._worker = Worker(parts.engine)
-        self._finalizer = weakref.finalize(self, self._worker.close)  # at the latest when Python ends
+        self._grammars = Grammars(parts.tokenizer, parts.end_ids, parts.engine.n_vocab)
+        # At the latest when Python ends:
+        self._finalizer = weakref.finalize(self, _close, self._worker, self._grammars)
 
     @property
     def failure(self) -> Hermes3Error | None:
@@ -144,7 +165,7 @@ class LLM:
         *,
         stream: Literal[False] = False,
         params: SamplingParams | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[ChatOptions],
     ) -> Reply: ...
     @overload
     def chat(
@@ -153,7 +174,7 @@ class LLM:
         *,
         stream: Literal[True],
         params: SamplingParams | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[ChatOptions],
     ) -> Stream: ...
     def chat(
         self,
@@ -161,7 +182,7 @@ class LLM:
         *,
         stream: bool = False,
         params: SamplingParams | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[ChatOptions],
     ) -> Reply | Stream:
         """The assistant's next turn.
 
@@ -170,13 +191,16 @@ class LLM:
                 user message.
             stream: give the answer's deltas as they come, instead of the whole.
             params: sampling parameters; those given by name go before.
+            options: ``Sampling``'s, and what the answer may look like, ``Answering``'s: tools,
+                response_format, grammar and others.
 
         Raises:
             RequestError: something asked for cannot be honoured; ``param`` names it.
             ContextLengthError: prompt, or prompt and ``max_tokens``, exceed the context.
             Hermes3Error: the engine failed or was closed.
         """
-        answer = self._stream(self.encode_chat(messages), params, sampling)
+        asked, sampling = parted(options)
+        answer = self._stream(self.prepare(messages, **asked), params, sampling)
         return answer if stream else answer.reply()
 
     def chat_batch(
@@ -184,18 +208,27 @@ class LLM:
         conversations: Iterable[Conversation],
         *,
         params: SamplingParams | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[ChatOptions],
     ) -> list[Reply]:
         """The next turns of many conversations at once, each as ``chat`` would give it alone, in their order.
 
         Raises:
             RequestError, ContextLengthError, Hermes3Error: see ``chat``; nothing runs on after an error.
         """
-        prompts = [self.encode_chat(messages) for messages in conversations]
-        answers = [
-            self._stream(ids, params, sampling) for ids in prompts
-        ]  # dropped streams cancel themselves
+        asked, sampling = parted(options)
+        form = form_of(asked)
+        prepared = [self._prepared(messages, form) for messages in conversations]
+        # Streams that are dropped cancel themselves.
+        answers = [self._stream(each, params, sampling) for each in prepared]
         return [answer.reply() for answer in answers]
+
+    def prepare(self, messages: Conversation, **asked: Unpack[Answering]) -> Prepared:
+        """A conversation made ready to be answered, once or several times, by ``astart``.
+
+        Raises:
+            RequestError, ContextLengthError: see ``chat``.
+        """
+        return self._prepared(messages, form_of(asked))
 
     @overload
     def complete(
@@ -234,18 +267,20 @@ class LLM:
         Raises:
             RequestError, ContextLengthError, Hermes3Error: see ``chat``.
         """
-        answer = self._stream(self.encode(prompt, allow_special=allow_special), params, sampling)
+        prepared = Prepared(self.encode(prompt, allow_special=allow_special))
+        answer = self._stream(prepared, params, sampling)
         return answer if stream else answer.reply()
 
     def achat(
-        self, messages: Conversation, *, params: SamplingParams | None = None, **sampling: Unpack[Sampling]
+        self, messages: Conversation, *, params: SamplingParams | None = None, **options: Unpack[ChatOptions]
     ) -> AsyncStream:
         """``chat`` for asyncio: iterate over the deltas with ``async for``, or await ``.reply()``.
 
         Raises:
             RequestError, ContextLengthError, Hermes3Error: see ``chat``.
         """
-        return self.acomplete(self.encode_chat(messages), params=params, **sampling)
+        asked, sampling = parted(options)
+        return self.astart(self.prepare(messages, **asked), params=params, **sampling)
 
     def acomplete(
         self,
@@ -260,11 +295,21 @@ class LLM:
         Raises:
             RequestError, ContextLengthError, Hermes3Error: see ``chat``.
         """
+        prepared = Prepared(self.encode(prompt, allow_special=allow_special))
+        return self.astart(prepared, params=params, **sampling)
+
+    def astart(
+        self, prepared: Prepared, *, params: SamplingParams | None = None, **sampling: Unpack[Sampling]
+    ) -> AsyncStream:
+        """Start an answer to what was prepared, for asyncio; nothing here takes long.
+
+        Raises:
+            RequestError, ContextLengthError, Hermes3Error: see ``chat``.
+        """
         from hermes3.llm.async_stream import AsyncStream
 
-        ids = self.encode(prompt, allow_special=allow_special)
-        answer = AsyncStream(with_logprobs=_wants_logprobs(params, sampling))
-        answer.attach(self._start(ids, params, sampling, answer.sink))
+        answer = AsyncStream(with_logprobs=_wants_logprobs(params, sampling), form=prepared.form)
+        answer.attach(self._start(prepared, params, sampling, answer.sink))
         return answer
 
     def encode_chat(self, messages: Conversation) -> list[int]:
@@ -274,10 +319,7 @@ class LLM:
             RequestError: a message that cannot be rendered; ``param`` names its field.
             ContextLengthError: the conversation leaves no room for an answer.
         """
-        turns = [Message("user", messages)] if isinstance(messages, str) else parse_messages(messages)
-        ids = self.tokenizer.encode_segments(render(turns, template=self.template))
-        self._check_room(len(ids), "messages")
-        return ids
+        return self._prepared(messages, PLAIN).ids
 
     def encode(self, prompt: Prompt, *, allow_special: bool = False) -> list[int]:
         """Token ids of a plain prompt, BOS in front where the model wants one; ids stay as they are.
@@ -332,20 +374,36 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _stream(self, ids: list[int], params: SamplingParams | None, sampling: Sampling) -> Stream:
-        answer = Stream(with_logprobs=_wants_logprobs(params, sampling))
-        answer.attach(self._start(ids, params, sampling, answer.sink))
+    def _prepared(self, messages: Conversation, form: Form) -> Prepared:
+        turns = [Message("user", messages)] if isinstance(messages, str) else parse_messages(messages)
+        segments = render(
+            turns,
+            template=self.template,
+            tools=form.tools,
+            schema=form.schema,
+            call_order=form.call_order,
+        )
+        ids = self.tokenizer.encode_segments(segments)
+        self._check_room(len(ids), "messages")
+        return Prepared(ids, form, self._grammars.compiled(form))
+
+    def _stream(self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling) -> Stream:
+        answer = Stream(with_logprobs=_wants_logprobs(params, sampling), form=prepared.form)
+        answer.attach(self._start(prepared, params, sampling, answer.sink))
         return answer
 
     def _start(
-        self, ids: list[int], params: SamplingParams | None, sampling: Sampling, sink: Sink
+        self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling, sink: Sink
     ) -> Callable[[], None]:
         """Submit a prompt; what is returned cancels it."""
+        ids, grammar = prepared.ids, prepared.grammar
         asked, stops = split(params, sampling)
         ends = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._end_ids
         asked = replace(asked, stop_ids=ends, max_tokens=self._max_tokens(len(ids), asked.max_tokens))
-        request = Request(len(ids), stops, ends, self.tokenizer, sink)
-        return partial(self._worker.cancel, self._worker.submit(ids, asked, request))
+        reader = Reader(prepared.form.splitter())
+        request = Request(len(ids), stops, ends, self.tokenizer, reader, sink)
+        matcher = None if grammar is None else grammar.matcher()
+        return partial(self._worker.cancel, self._worker.submit(ids, asked, request, matcher))
 
     def _check_room(self, n_prompt: int, param: str) -> None:
         if n_prompt >= self.n_ctx:
@@ -365,6 +423,11 @@ class LLM:
                 param="max_tokens",
             )
         return room if asked is None else asked
+
+
+def _close(worker: Worker, grammars: Grammars) -> None:
+    worker.close()
+    grammars.close()
 
 
 def _wants_logprobs(params: SamplingParams | None, sampling: Sampling) -> bool:

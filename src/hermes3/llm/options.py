@@ -1,13 +1,14 @@
-"""What a caller may ask of an answer: the engine's sampling parameters by name, and stop strings."""
+"""What a caller may ask of an answer: sampling parameters by name, stop strings, tools and forms."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 from hermes3.engine.sampling import SamplingParams
 from hermes3.errors import RequestError
+from hermes3.prompt.tools import CallOrder
 
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
@@ -34,6 +35,41 @@ class Sampling(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     stop: str | Sequence[str] | None
+
+
+class Answering(TypedDict, total=False):
+    """Keyword arguments of a chat's answer: what it may look like.
+
+    ``tools``: what the model may call: Python functions, pydantic models, OpenAI's objects, MCP's, ``Tool``.
+    ``tool_choice``: "auto", the model decides (the default); "required", it must call; "none", it must not;
+    or ``{"type": "function", "function": {"name": ...}}``, it must call this one.
+    ``parallel_tool_calls``: several calls in one answer are allowed; True by default.
+    ``response_format``: ``{"type": "json_object"}``, ``{"type": "json_schema", "json_schema": {"name": ...,
+    "schema": ...}}`` or ``{"type": "text"}`` as OpenAI has them, or a pydantic model or dataclass, of which
+    an instance comes back as ``Reply.parsed``.
+    ``grammar``: the text follows ``{"regex": ...}``, ``{"choice": [...]}`` or ``{"lark": ...}``.
+    ``call_order``: the key of a call that comes first: "name" (the default), or "arguments" as on the card.
+    ``reasoning``: thoughts in tags are allowed in front, and told apart from the text.
+    """
+
+    tools: Iterable[object]
+    tool_choice: object
+    parallel_tool_calls: bool
+    response_format: object
+    grammar: object
+    call_order: CallOrder
+    reasoning: bool
+
+
+class ChatOptions(Sampling, Answering, total=False):
+    """Keyword arguments of a chat's answer."""
+
+
+def parted(options: ChatOptions) -> tuple[Answering, Sampling]:
+    """What is asked of the answer's form, and what of its sampling."""
+    given: dict[str, Any] = dict(options)
+    form = {name: given.pop(name) for name in Answering.__annotations__ if name in given}
+    return cast(Answering, form), cast(Sampling, given)
 
 
 def split(params: SamplingParams | None, sampling: Sampling) -> tuple[SamplingParams, tuple[str, ...]]:

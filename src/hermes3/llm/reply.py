@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "cancelled"]
+from hermes3.prompt.json_text import read_json
+from hermes3.prompt.messages import ToolCall
+from hermes3.prompt.pieces import ParsedCall
+
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,20 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A call grows. Its first delta, and only that, has id and name; the arguments' JSON is to be joined.
+
+    Attributes:
+        index: its place among the answer's calls, from 0.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of a streamed answer; the last one, and only it, says why and at what cost the answer ended.
 
@@ -87,6 +105,9 @@ class Delta:
         finish_reason: None until the last delta.
         usage: set on the last delta.
         timings: set on the last delta.
+        reasoning: new text of the thoughts, where they are told apart.
+        tool_calls: how calls grow, where tools were given.
+        broken_calls: calls that ended here and cannot be made; one that has an index had deltas before.
     """
 
     text: str
@@ -94,6 +115,9 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    broken_calls: tuple[ParsedCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +125,15 @@ class Reply:
     """A whole answer.
 
     Attributes:
-        text: the answer, without the token or the string that ended it.
-        finish_reason: ``stop`` (end token or stop string), ``length`` (max_tokens or context full) or
-            ``cancelled``.
-        logprobs: one entry per token of ``text``, or None where none were asked for.
+        text: the answer, without the token or the string that ended it; calls and, if asked, thoughts taken
+            out.
+        finish_reason: ``stop`` (end token or stop string), ``tool_calls`` (the same, and there are calls),
+            ``length`` (max_tokens or context full) or ``cancelled``.
+        logprobs: one entry per token of the answer as the model wrote it, or None where none were asked for.
+        reasoning: the thoughts, where they are told apart.
+        tool_calls: the calls that can be made, in their order.
+        broken_calls: those that cannot, cut by the end of the answer for example.
+        parsed: an instance of the class that ``response_format`` was; None where the answer was cut.
     """
 
     text: str
@@ -112,6 +141,10 @@ class Reply:
     usage: Usage
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    broken_calls: tuple[ParsedCall, ...] = ()
+    parsed: Any = None
 
     @classmethod
     def joined(cls, deltas: Iterable[Delta], *, with_logprobs: bool) -> Reply:
@@ -131,4 +164,28 @@ class Reply:
             usage=last.usage,
             timings=last.timings,
             logprobs=logprobs if with_logprobs else None,
+            reasoning="".join(piece.reasoning for piece in pieces),
+            tool_calls=tuple(_calls(pieces)),
+            broken_calls=tuple(call for piece in pieces for call in piece.broken_calls),
         )
+
+
+@dataclass(slots=True)
+class _Growing:
+    id: str | None
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+
+def _calls(deltas: Iterable[Delta]) -> Iterable[ToolCall]:
+    """The calls that deltas add up to, without those that broke."""
+    calls: dict[int, _Growing] = {}
+    for delta in deltas:
+        for piece in delta.tool_calls:
+            if piece.name is not None:
+                calls[piece.index] = _Growing(piece.id, piece.name)
+            calls[piece.index].arguments.append(piece.arguments)
+        for broken in delta.broken_calls:
+            if broken.index is not None:
+                del calls[broken.index]
+    return [ToolCall(call.name, read_json("".join(call.arguments)), call.id) for call in calls.values()]

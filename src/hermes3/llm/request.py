@@ -9,6 +9,7 @@ from typing import Protocol
 from hermes3.engine import sampling
 from hermes3.engine.engine import StepOutput
 from hermes3.errors import Hermes3Error
+from hermes3.llm.reading import Reader
 from hermes3.llm.reply import Delta, FinishReason, Timings, TokenLogprob, Usage
 from hermes3.llm.text import AnswerText, Decoder
 
@@ -31,15 +32,23 @@ class Request:
         stops: strings that end the answer.
         end_ids: ids that end the answer and have no place in its text.
         vocabulary: names the ids.
+        reader: tells text, thoughts and calls apart.
         sink: takes the deltas, or the error that ends them; a RuntimeError from it means that nobody is left.
     """
 
     def __init__(
-        self, n_prompt: int, stops: Sequence[str], end_ids: frozenset[int], vocabulary: Vocabulary, sink: Sink
+        self,
+        n_prompt: int,
+        stops: Sequence[str],
+        end_ids: frozenset[int],
+        vocabulary: Vocabulary,
+        reader: Reader,
+        sink: Sink,
     ) -> None:
         self._n_prompt = n_prompt
         self._end_ids = end_ids
         self._vocabulary = vocabulary
+        self._reader = reader
         self._sink = sink
         self._text = AnswerText(vocabulary.stream_decoder(), stops)
         self._n_tokens = self._n_cached = 0
@@ -68,7 +77,8 @@ class Request:
             if self._text.is_stopped:
                 return self._end(shown, "stop", now)
         if output.finish_reason is None:
-            return not self._give(Delta(shown, self._text.logprobs()))
+            read = self._reader.read(shown)
+            return not self._give(Delta(logprobs=self._text.logprobs(), **read._asdict()))
         return self._end(shown, output.finish_reason, now)
 
     def cancelled(self) -> bool:
@@ -81,10 +91,20 @@ class Request:
         return True
 
     def _end(self, shown: str, finish_reason: FinishReason, now: float) -> bool:
-        text = shown + self._text.flush()
+        read = self._reader.read(shown + self._text.flush(), is_last=True)
+        if finish_reason == "stop" and self._reader.n_calls:
+            finish_reason = "tool_calls"
         usage = Usage(self._n_prompt, self._n_tokens, self._n_cached)
         timings = Timings.measured(usage, self._submitted, self._first, now)
-        self._give(Delta(text, self._text.logprobs(), finish_reason, usage, timings))
+        self._give(
+            Delta(
+                logprobs=self._text.logprobs(),
+                finish_reason=finish_reason,
+                usage=usage,
+                timings=timings,
+                **read._asdict(),
+            )
+        )
         return True
 
     def _give(self, item: Delta | Exception) -> bool:

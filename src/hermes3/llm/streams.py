@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
+from hermes3.llm.form import PLAIN, Form
 from hermes3.llm.reply import Delta, Reply
 
 Item = Delta | Exception
@@ -18,9 +19,10 @@ class Stream:
     Leaving it early, by ``close()``, by ``with`` or by dropping it, cancels the answer and frees its memory.
     """
 
-    def __init__(self, *, with_logprobs: bool) -> None:
+    def __init__(self, *, with_logprobs: bool, form: Form = PLAIN) -> None:
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._with_logprobs = with_logprobs
+        self._form = form
         self._cancel: Callable[[], None] = nothing
         self._is_over = False
 
@@ -71,7 +73,7 @@ class Stream:
     def reply(self) -> Reply:
         """Wait for the end and join what has not been iterated over yet."""
         with self:
-            return Reply.joined(self, with_logprobs=self._with_logprobs)
+            return self._form.finished(Reply.joined(self, with_logprobs=self._with_logprobs))
 
     def __enter__(self) -> Self:
         return self

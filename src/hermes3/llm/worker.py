@@ -7,6 +7,7 @@ import time
 from queue import Empty, SimpleQueue
 
 from hermes3.engine.engine import Engine, Sequence, StepOutput
+from hermes3.engine.grammar import Matcher
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scorer
 from hermes3.errors import Hermes3Error
@@ -40,8 +41,13 @@ class Worker:
         self._is_stepping = False
         self.failure: Hermes3Error | None = None
 
-    def submit(self, ids: list[int], params: SamplingParams, request: Request) -> int:
+    def submit(
+        self, ids: list[int], params: SamplingParams, request: Request, matcher: Matcher | None = None
+    ) -> int:
         """Start an answer; what comes of it goes to the request's sink.
+
+        Args:
+            matcher: of the grammar that the answer must follow; None for none.
 
         Returns:
             the key to cancel it by.
@@ -55,7 +61,7 @@ class Worker:
                 raise _copy(self.failure)
             if not self._running and not self._is_stepping:
                 self._moved = time.monotonic()
-            sequence = self._engine.add(ids, params)
+            sequence = self._engine.add(ids, params, matcher)
             self._running[id(sequence)] = sequence, request
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hermes3-engine", daemon=True)

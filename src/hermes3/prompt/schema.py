@@ -50,6 +50,54 @@ def json_schema_of(kind: Any) -> dict[str, Any]:
         refuse("schema", f"cannot be made from {kind!r:.80}: {first_line(error)}")
 
 
+def instance_of(kind: Any, text: str) -> Any:
+    """An instance of a class out of its JSON.
+
+    Raises:
+        ValueError: the class does not take it.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_json(text)
+
+
+def closed(schema: Schema) -> Schema:
+    """The schema without room for properties that it does not name.
+
+    Where objects name properties and do not say whether others may stand beside them, JSON Schema allows any,
+    functions and classes take none. Schemas with ``allOf``, whose parts must leave room for each other, stay
+    as they are.
+    """
+    return schema if _holds(schema, "allOf") else _closed(schema)
+
+
+def _closed(schema: Schema) -> dict[str, Any]:
+    out = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(key), Mapping):
+            out[key] = {name: _closed_part(part) for name, part in schema[key].items()}
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(schema.get(key), list):
+            out[key] = [_closed_part(part) for part in schema[key]]
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            out[key] = _closed_part(schema[key])
+    if "properties" in out and not out.keys() & {"patternProperties", "anyOf", "oneOf", "$ref"}:
+        out.setdefault("additionalProperties", False)
+    return out
+
+
+def _closed_part(part: Any) -> Any:
+    return _closed(part) if isinstance(part, Mapping) else part
+
+
+def _holds(value: object, key: str) -> bool:
+    """Whether a key stands anywhere inside."""
+    if isinstance(value, Mapping):
+        return key in value or any(_holds(part, key) for part in value.values())
+    return isinstance(value, list) and any(_holds(part, key) for part in value)
+
+
 def parse_response_format(raw: object, *, param: str = "response_format") -> Schema | None:
     """The schema that OpenAI's ``response_format`` asks for; None where it asks for text.
 

@@ -35,6 +35,8 @@ class Tokenizer:
         bos_id, bos_token: the token that opens a prompt, by id and text; None where the model has none.
         add_bos: whether the model's files ask for BOS in front of every text. ``encode`` never adds it.
         eos_ids: ids that end an answer: those the files name and every token out of ``END_TOKENS``.
+        control_ids: ids that are no text: BOS, the end tokens and control tokens spelled ``<|...|>``. 
+            such as ``<tool_call>`` are text, whatever the vocabulary says they are.
         missing_bytes: bytes that no token spells; a character that needs one encodes to nothing.
         chat_template: the model's own jinja template, None where the files hold none.
     """
@@ -52,7 +54,7 @@ class Tokenizer:
         self.add_bos = parts.add_bos and parts.bos_id is not None
         self.eos_ids = parts.eos_ids | {parts.added[text] for text in END_TOKENS if text in parts.added}
         ends = {*self.eos_ids, self.bos_id}
-        self._skipped = frozenset(i for i in parts.control_ids if i in ends or _is_mark(parts.tokens[i]))
+        self.control_ids = frozenset(i for i in parts.control_ids if i in ends or _is_mark(parts.tokens[i]))
         spelled = (byte for letter, byte in BYTE_OF.items() if parts.backend.token_to_id(letter) is not None)
         self.missing_bytes = frozenset(range(256)) - frozenset(spelled)
         self.chat_template = parts.chat_template
@@ -144,15 +146,14 @@ class Tokenizer:
 
         Args:
             ids: token ids.
-            skip_special: leave out control tokens: BOS, the end tokens and all that are spelled ``<|...|>``.
-                Tags such as ``<tool_call>`` stay, whatever the vocabulary says they are.
+            skip_special: leave out ``control_ids``.
         """
-        skipped = self._skipped if skip_special else frozenset()
+        skipped = self.control_ids if skip_special else frozenset()
         return b"".join(self.token_bytes(i) for i in ids if i not in skipped).decode(errors="replace")
 
     def stream_decoder(self, *, skip_special: bool = False) -> StreamDecoder:
         """A decoder for ids that come one at a time."""
-        return StreamDecoder(self, self._skipped if skip_special else frozenset())
+        return StreamDecoder(self, self.control_ids if skip_special else frozenset())
 
     def _encode_plain(self, text: str) -> list[int]:
         if not text:

@@ -1,0 +1,199 @@
+"""What an answer may look like: read from what a caller asks, with the prompt and the grammar it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hermes3.engine.grammar import GrammarKind
+from hermes3.errors import Hermes3Error, RequestError
+from hermes3.llm.grammar_text import Calls, choice_grammar, grammar_of, no_calls_grammar
+from hermes3.llm.options import Answering
+from hermes3.llm.reply import Reply
+from hermes3.prompt.functions import parse_tools
+from hermes3.prompt.messages import Tool
+from hermes3.prompt.schema import Schema, closed, instance_of, json_schema_of, parse_response_format
+from hermes3.prompt.splitter import REASONING_TAGS, Splitter
+from hermes3.prompt.tools import CallOrder
+
+MAX_CHOICES = 1024  # of a grammar
+_GRAMMARS = ("regex", "choice", "lark")
+
+Choice = Literal["auto", "required", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarText:
+    """A grammar, and what errors call it."""
+
+    kind: GrammarKind
+    text: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What an answer may look like.
+
+    Attributes:
+        tools: what the prompt says about.
+        schema: of the JSON that the prompt asks for; None for no word of it.
+        call_order: the key of a call that comes first.
+        grammar: what the answer must follow; None for anything.
+        callable: what the answer may call.
+        has_thoughts: thoughts in tags are told apart from the text.
+        kind: the class that the answer becomes an instance of; None for none.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    schema: Schema | None = None
+    call_order: CallOrder = "name"
+    grammar: GrammarText | None = None
+    callable: tuple[Tool, ...] = ()
+    has_thoughts: bool = False
+    kind: Any = None
+
+    def splitter(self) -> Splitter | None:
+        """What takes one answer apart; None where its text is the answer."""
+        if not self.callable and not self.has_thoughts:
+            return None
+        return Splitter(
+            tools=[tool.name for tool in self.callable],
+            has_calls=bool(self.callable),
+            reasoning=REASONING_TAGS if self.has_thoughts else (),
+        )
+
+    def finished(self, reply: Reply) -> Reply:
+        """The reply with what the whole of it becomes.
+
+        Raises:
+            Hermes3Error: the class that was asked for does not take it.
+        """
+        if self.kind is None or reply.finish_reason != "stop":
+            return reply
+        try:
+            return replace(reply, parsed=instance_of(self.kind, reply.text))
+        except ValueError as error:
+            raise Hermes3Error(f"the answer satisfies the schema, but not its class: {error}") from error
+
+
+PLAIN = Form()
+
+
+def form_of(asked: Answering) -> Form:
+    """The form that a caller asks for.
+
+    Raises:
+        RequestError: something that cannot be honoured; ``param`` names it.
+    """
+    order, has_thoughts = asked.get("call_order", "name"), asked.get("reasoning", False)
+    if order not in ("name", "arguments"):
+        shown = f"{order!r:.60}"
+        raise RequestError(f"call_order is {shown}, it must be 'name' or 'arguments'", param="call_order")
+    _check_bool("reasoning", has_thoughts)
+    is_parallel = asked.get("parallel_tool_calls", True)
+    _check_bool("parallel_tool_calls", is_parallel)
+    tools = tuple(parse_tools(asked.get("tools") or ()))
+    choice, allowed = _choice(asked.get("tool_choice"), tools)
+    schema, kind = _response_format(asked.get("response_format"))
+    given = asked.get("grammar")
+    if given is not None:
+        if schema is not None or allowed:
+            other = "tools" if allowed else "response_format"
+            raise RequestError(f"grammar and {other} both say what the answer is: give one", param="grammar")
+        grammar: GrammarText | None = _own_grammar(given)
+    elif allowed or schema is not None:
+        calls = Calls(allowed, choice == "auto", not is_parallel, order) if allowed else None
+        text = grammar_of(calls, closed(schema) if kind and schema else schema, has_thoughts=has_thoughts)
+        grammar = GrammarText("lark", text, "tools" if allowed else "response_format")
+    else:
+        grammar = GrammarText("lark", no_calls_grammar(), "tool_choice") if tools else None
+    if choice == "required":
+        schema = kind = None
+    return Form(tools, schema, order, grammar, allowed, has_thoughts, kind)
+
+
+def _choice(raw: object, tools: Sequence[Tool]) -> tuple[Choice, tuple[Tool, ...]]:
+    """Whether there must be a call, and of what."""
+    if raw is None or raw == "auto":
+        return "auto", tuple(tools)
+    if raw == "none":
+        return "none", ()
+    if not (raw == "required" or isinstance(raw, Mapping)):
+        shown = f"{raw!r:.60}"
+        raise RequestError(
+            f"tool_choice is {shown}, it must be 'auto', 'required', 'none' or an object that names a tool",
+            param="tool_choice",
+        )
+    if not tools:
+        raise RequestError("tool_choice asks for a call, but there are no tools", param="tool_choice")
+    if not isinstance(raw, Mapping):
+        return "required", tuple(tools)
+    name = _named(raw)
+    found = tuple(tool for tool in tools if tool.name == name)
+    if not found:
+        known = ", ".join(tool.name for tool in tools)[:400]
+        raise RequestError(
+            f"tool_choice names the function {name!r:.80}; there are: {known}",
+            param="tool_choice.function.name",
+        )
+    return "required", found
+
+
+def _named(raw: Mapping[str, Any]) -> str:
+    if raw.get("type") != "function":
+        raise RequestError(
+            f"tool_choice.type is {raw.get('type')!r:.60}; only 'function' exists", param="tool_choice.type"
+        )
+    function = raw.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise RequestError(
+            "tool_choice names no function; write {'type': 'function', 'function': {'name': ...}}",
+            param="tool_choice.function",
+        )
+    return name
+
+
+def _response_format(raw: object) -> tuple[Schema | None, Any]:
+    """The schema, and the class that it was made from."""
+    if raw is None:
+        return None, None
+    if isinstance(raw, Mapping):
+        return parse_response_format(raw), None
+    if not isinstance(raw, type):
+        raise RequestError(
+            f"response_format is {raw!r:.60}, it must be an object with a type, or a class",
+            param="response_format",
+        )
+    return json_schema_of(raw), raw
+
+
+def _own_grammar(raw: object) -> GrammarText:
+    """A grammar that the caller wrote."""
+    keys = list(raw) if isinstance(raw, Mapping) else []
+    if not isinstance(raw, Mapping) or len(keys) != 1 or keys[0] not in _GRAMMARS:
+        raise RequestError(
+            f"grammar is {raw!r:.60}, it must be an object with one of the keys {', '.join(_GRAMMARS)}",
+            param="grammar",
+        )
+    kind, value = keys[0], raw[keys[0]]
+    if kind == "choice":
+        return GrammarText("lark", choice_grammar(_choices(value)), "grammar")
+    if not isinstance(value, str) or not value:
+        raise RequestError(f"grammar.{kind} is {value!r:.60}, it must be a text", param="grammar")
+    return GrammarText("regex" if kind == "regex" else "lark", value, "grammar")
+
+
+def _choices(raw: object) -> list[str]:
+    if not isinstance(raw, Sequence) or isinstance(raw, str) or not 0 < len(raw) <= MAX_CHOICES:
+        raise RequestError(f"grammar.choice must be a list of 1 to {MAX_CHOICES} texts", param="grammar")
+    if not all(isinstance(each, str) and each for each in raw):
+        raise RequestError("grammar.choice holds something that is not a text, or is empty", param="grammar")
+    return list(raw)
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} is {value!r:.60}, it must be true or false", param=name)
