@@ -114,7 +114,7 @@ CardFolder = Annotated[
 ]
 Results = Annotated[
     list[Path] | None,
-    typer.Option("--eval", metavar="RESULTS", help="results.json or its folder; repeatable."),
+    typer.Option("--eval", metavar="RESULTS", help="A results.json or its folder; may be given again."),
 ]
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", metavar="FILE", help="Of the training run, TOML or JSON.")
