@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hermes3.engine.engine import Engine
+from hermes3.engine.grammar import GrammarVocabulary
 from hermes3.engine.guesses import Guesser
 from hermes3.engine.model import Model
 from hermes3.engine.sampling import SamplingParams
@@ -66,7 +67,7 @@ def test_answers_are_the_same_with_and_without(model: Model, sampling: dict[str,
     prompts = [random_ids(seed, 30) * 3 for seed in range(6)]
     found = []
     for is_on in (False, True):
-        engine = Engine(model, n_ctx=170, n_sequences=6, prompt_lookup=is_on)
+        engine = Engine(model, n_ctx=170, n_sequences=6, speculative=is_on)
         sequences = [engine.add(*each) for each in zip(prompts[:3], params, strict=False)]
         run(engine)
         sequences += [engine.add(*each) for each in zip(prompts[3:], params[3:], strict=False)]
@@ -82,9 +83,33 @@ def test_answers_are_the_same_with_and_without(model: Model, sampling: dict[str,
     assert engine.counters.n_steps <= n_steps
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_a_grammar_forces_is_tried_at_once(model: Model, temperature: float) -> None:
+    """The same answers with and without, in fewer steps; more answers than may guess otherwise."""
+    vocabulary = GrammarVocabulary(
+        [bytes([i]) for i in range(256)], control_ids=(), end_ids=[10], encode=list, n_vocab=320
+    )
+    text = r'start: /[ab]{3}/ "{\"name\": \"get_weather\"" /[0-9]{4}/ "}, end"'
+    grammar = vocabulary.compile("lark", text)
+    found, n_steps = [], []
+    for is_on in (False, True):
+        engine = Engine(model, speculative=is_on)
+        params = [SamplingParams(temperature=temperature, seed=seed, max_tokens=99) for seed in range(6)]
+        sequences = [engine.add(random_ids(each.seed or 0, 10), each, grammar.matcher()) for each in params]
+        run(engine)
+        found.append([(each.answer, each.finish_reason) for each in sequences])
+        n_steps.append(engine.counters.n_steps)
+    vocabulary.close()
+    assert found[0] == found[1]
+    assert all(bytes(answer)[3:25] == b'{"name": "get_weather"' for answer, _ in found[1])
+    assert {reason for _, reason in found[1]} == {"stop"}
+    assert n_steps[0] == 35
+    assert n_steps[1] <= 20
+
+
 def test_a_forged_guesser_changes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guesses of every length at every place, right up to any point: the answer stays."""
-    engine = Engine(model, prompt_lookup=False)
+    engine = Engine(model, speculative=False)
     expected = engine.add(random_ids(1, 50), SamplingParams(temperature=0, max_tokens=100, ignore_eos=True))
     run(engine)
     rng = np.random.default_rng(0)

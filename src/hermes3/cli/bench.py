@@ -123,7 +123,7 @@ def _timed(
     line.show("loading")
     start = time.perf_counter()
     n_ctx = n_prefill + n_decode
-    engine = Engine(checkpoint, n_ctx=n_ctx, n_sequences=1, prefix_caching=False, prompt_lookup=False)
+    engine = Engine(checkpoint, n_ctx=n_ctx, n_sequences=1, prefix_caching=False, speculative=False)
     load_s = time.perf_counter() - start
     ids = random.Random(1)  # which ones makes no difference to the time, that they differ in each run may
     n_vocab = checkpoint.config.vocab_size

@@ -90,7 +90,7 @@ class Subject:
         """Tokens per second of an answer: the best of some runs."""
         params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True)
         n_ctx = PROMPT + ANSWER
-        engine = Engine(self._model, n_ctx=n_ctx, n_sequences=1, prefix_caching=False, prompt_lookup=False)
+        engine = Engine(self._model, n_ctx=n_ctx, n_sequences=1, prefix_caching=False, speculative=False)
         rates = []
         for _ in range(N_REPEATS):
             sequence = engine.add(prompt[:PROMPT], params)

@@ -25,7 +25,7 @@ DEFAULT_N_BATCH = 512
 DEFAULT_N_SEQUENCES = 16
 MEMORY_SHARE = 0.5  # of what is available, for keys and values
 IDLE_SHARE = 0.25  # of the cache, for beginnings that nobody uses at the moment
-MOST_GUESSING = 4  # answers at once; with more, a step's time is in its rows and no longer in the weights
+MOST_GUESSING = 4  # answers at once: with more, rows cost what they bring, and only what is forced is tried
 MAX_THREADS = 1024
 _UNBOUND = (1 << 20, 1 << 12)  # tokens and rows where no model has its buffers yet
 
@@ -75,8 +75,8 @@ class Engine:
             need, but no more than half of the available memory.
         prefix_caching: whether what a prompt begins with is taken from earlier sequences that began alike; up
             to a quarter of the cache is kept for that when nothing runs. Changes no bit of any answer.
-        prompt_lookup: whether steps try guesses: see ``guesses``. Each id is still chosen from its own row of
-            logits, by the same draw, so it changes no id of any answer, at any temperature.
+        speculative: whether steps try several ids: what a grammar forces, and guesses (``guesses``). Each id is
+            still drawn from its own row of logits, so no answer changes, at any temperature.
 
     Attributes:
         n_ctx, n_batch, n_sequences: as above.
@@ -100,7 +100,7 @@ class Engine:
         kv_dtype: KVType | None = None,
         kv_bytes: int | None = None,
         prefix_caching: bool = True,
-        prompt_lookup: bool = True,
+        speculative: bool = True,
     ) -> None:
         limit = source.config.max_position_embeddings
         most_tokens, most_rows = (source.n_batch, source.n_rows) if isinstance(source, Model) else _UNBOUND
@@ -124,7 +124,7 @@ class Engine:
             n_sequences=self.n_sequences,
             prefix_caching=prefix_caching,
         )
-        self._guesses = prompt_lookup
+        self._guesses = speculative
         self._lock = threading.Lock()  # of the scheduler; the model computes without it
         self._computing = threading.Lock()  # of the model's buffers
         self.counters = Counters()
@@ -240,11 +240,12 @@ class Engine:
         tried = []
         for chunk in chunks:
             sequence, guesses = chunk.sequence, list[int]()
-            if chunk.is_last and sequence.n_answer and n_answers <= MOST_GUESSING:
+            if chunk.is_last:
                 n_page = sequence.pages.size * _native.PAGE
                 n_last = sequence.n_prompt + (sequence.params.max_tokens or self.n_ctx)
                 end = min(n_page, self.n_ctx - 1, n_last - 1)
-                guesses = sequence.guesser.guess(sequence.ids, max(0, min(n_rows, end - len(sequence.ids))))
+                n_room = max(0, min(n_rows, end - len(sequence.ids)))
+                guesses = sequence.guesses(n_room, may_look_up=n_answers <= MOST_GUESSING)
             n_rows -= len(guesses)
             tried.append(chunk._replace(guesses=guesses))
         return tried
@@ -303,7 +304,7 @@ class Engine:
             with self._lock:
                 self._scheduler.advance(Chunk(sequence, 1))  # its keys and values are there
         if guesses:
-            sequence.guesser.judge(len(guesses), len(output.ids) - 1, len(sequence.ids))
+            sequence.judge(len(guesses), len(output.ids) - 1)
             self.counters.n_guessed += len(guesses)
             self.counters.n_right += len(output.ids) - 1
         return output

@@ -128,6 +128,8 @@ class Matcher:
 
     Attributes:
         is_over: the grammar is satisfied and allows nothing more.
+        forced: ids of the text that must come next, if any, as the tokenizer would write it; the mask may
+            allow other ways to write the same.
     """
 
     def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
@@ -136,6 +138,7 @@ class Matcher:
         self._pool = pool
         self._param = param
         self.is_over = False
+        self.forced: list[int] = matcher.compute_ff_tokens()
         self._computing: Future[None] = pool.submit(self._compute)
 
     def mask(self) -> Mask:
@@ -157,6 +160,7 @@ class Matcher:
         if not self._matcher.consume_token(token):
             raise Hermes3Error(f"the grammar does not allow id {token}: {_words(self._matcher)}")
         self.is_over = self._matcher.is_stopped()
+        self.forced = [] if self.is_over else self._matcher.compute_ff_tokens()
         if not self.is_over:
             self._computing = self._pool.submit(self._compute)
 

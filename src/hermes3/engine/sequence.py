@@ -46,7 +46,8 @@ class Sequence:
         self.params = params
         self.sampler = Sampler(params, self.ids, n_vocab)
         self.matcher = matcher
-        self.guesser = Guesser()
+        self._guesser = Guesser()
+        self._was_forced = False
         self.logprobs: list[TokenLogprob] = []
         self.is_cancelled = False  # asked for; finish_reason says when it is done
         self.finish_reason: FinishReason | None = None
@@ -79,6 +80,18 @@ class Sequence:
     def decode_s(self) -> float:
         """Seconds from the first new id to the end of the answer, 0 before the end."""
         return _between(self.answered, self.finished)
+
+    def guesses(self, most: int, *, may_look_up: bool) -> list[int]:
+        """Up to ``most`` ids that may come next: what the grammar forces, else what the ids suggest."""
+        self._was_forced = self.matcher is not None and bool(self.matcher.forced)
+        if self.matcher is not None and self._was_forced:
+            return self.matcher.forced[:most]
+        return self._guesser.guess(self.ids, most) if may_look_up else []
+
+    def judge(self, n_guessed: int, n_right: int) -> None:
+        """Takes notice of how many of the last guesses were right."""
+        if n_guessed and not self._was_forced:
+            self._guesser.judge(n_guessed, n_right, len(self.ids))
 
     def append(self, token: int, logprob: TokenLogprob | None) -> None:
         """Takes a new id into the answer."""

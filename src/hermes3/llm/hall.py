@@ -69,7 +69,7 @@ class LLM:
             need, and at most half of what is available.
         prefix_caching: whether what a prompt begins with is taken from earlier requests that began alike
             (an earlier turn, the same tools) instead of computed again. No answer changes by a bit.
-        prompt_lookup: whether several ids are tried in one step where the prompt lets guess them. No answer
+        speculative: whether several ids are tried in one step where the prompt lets guess them. No answer
             changes by a token, at any temperature.
         bos: whether prompts begin with the BOS token; None for what the model's own template says.
 
@@ -95,7 +95,7 @@ class LLM:
         kv_dtype: KVType | None = None,
         kv_bytes: int | None = None,
         prefix_caching: bool = True,
-        prompt_lookup: bool = True,
+        speculative: bool = True,
         bos: bool | None = None,
     ) -> None:
         from hermes3.weights import hub
@@ -111,7 +111,7 @@ class LLM:
                 kv_dtype=kv_dtype,
                 kv_bytes=kv_bytes,
                 prefix_caching=prefix_caching,
-                prompt_lookup=prompt_lookup,
+                speculative=speculative,
             ),
             name=name if name in hub.KNOWN else path.stem if path.is_file() else path.name,
             path=path,

@@ -41,7 +41,7 @@ class Parts:
         kv_dtype: KVType | None,
         kv_bytes: int | None,
         prefix_caching: bool = True,
-        prompt_lookup: bool = True,
+        speculative: bool = True,
     ) -> Self:
         """From a GGUF file or a folder; arguments as for ``LLM``.
 
@@ -60,7 +60,7 @@ class Parts:
                 kv_dtype=kv_dtype,
                 kv_bytes=kv_bytes,
                 prefix_caching=prefix_caching,
-                prompt_lookup=prompt_lookup,
+                speculative=speculative,
             )
             tokenizer, template = reading.result()
         return cls(engine, tokenizer, template, tokenizer.eos_ids | checkpoint.eos_ids)
