@@ -75,8 +75,8 @@ class Engine:
             need, but no more than half of the available memory.
         prefix_caching: whether what a prompt begins with is taken from earlier sequences that began alike; up
             to a quarter of the cache is kept for that when nothing runs. Changes no bit of any answer.
-        speculative: whether steps try several ids: what a grammar forces, and guesses (``guesses``). Each id is
-            still drawn from its own row of logits, so no answer changes, at any temperature.
+        speculative: whether steps try several ids: what a grammar forces, and guesses (``guesses``). Each is
+            still drawn from its own row of logits, so that no answer changes, at any temperature.
 
     Attributes:
         n_ctx, n_batch, n_sequences: as above.
