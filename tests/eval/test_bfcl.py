@@ -140,9 +140,11 @@ def test_calls_out_of_replies() -> None:
 
 
 def test_the_table() -> None:
-    shown = table([Result("simple_python", 4, 3, 1), Result("irrelevance", 2, 1, 0)])
-    assert "simple_python        4      3       1    0.7500 ± 0.2500" in shown
-    assert "Average: 62.50" in shown
+    rows = [Result("simple_python", "free", 4, 3, 1), Result("irrelevance", "free", 2, 1, 0)]
+    shown = table([*rows, Result("simple_python", "required", 4, 4, 0)])
+    assert "simple_python   free           4      3       1    0.7500 ± 0.2500" in shown
+    assert "Average, free: 62.50 (plain mean over 2 categories)" in shown
+    assert "Average, required: 100.00 (plain mean over 1 categories)" in shown
 
 
 def test_a_run_over_a_model(
@@ -151,7 +153,26 @@ def test_a_run_over_a_model(
     monkeypatch.setattr(bfcl, "MAX_TOKENS", 8)
     with LLM(smol_gguf, n_ctx=4096) as llm:
         results = bfcl.evaluate(Hermes3LM(llm), shared_data / "bfcl", limit=1)
-    assert [(each.category, each.n) for each in results] == [(category, 1) for category in CATEGORIES]
+        free = bfcl.evaluate(Hermes3LM(llm), shared_data / "bfcl", modes=["free"], limit=1)
+    expected = [(category, mode) for category in CATEGORIES for mode in bfcl.MODES]
+    assert [(each.category, each.mode) for each in results] == expected[:-1], "no call is due in irrelevance"
+    assert [each for each in results if each.mode == "free"] == free
     with pytest.raises(RequestError, match="no BFCL_v4_simple_python"):
         bfcl.evaluate(Hermes3LM(llm), tmp_path)
     assert data_folder(tmp_path) == tmp_path
+
+
+def test_what_is_held_to_a_schema_comes_back_from_the_journal(
+    smol_gguf: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfcl, "CATEGORIES", ["multiple"])
+    monkeypatch.setattr(bfcl, "MAX_TOKENS", 48)
+    with LLM(smol_gguf, n_ctx=4096) as llm:
+        lm = Hermes3LM(llm, journal=tmp_path / "answers.jsonl")
+        (result,) = bfcl.evaluate(lm, shared_data / "bfcl", modes=["required"], limit=3)
+        assert result.n == 3
+        assert result.n_broken < 3, "one call at least is whole within 48 tokens"
+        lm._journal.__exit__(None, None, None)
+        again = Hermes3LM(llm, journal=tmp_path / "answers.jsonl")
+        monkeypatch.setattr(llm, "start", None)
+        assert bfcl.evaluate(again, shared_data / "bfcl", modes=["required"], limit=3) == [result]

@@ -29,6 +29,7 @@ def test_tables_and_files(smol_gguf: Path, shared_data: Path, tmp_path: Path) ->
         (("--suite", "boolq", "--data", "nowhere"), "--data nowhere is no folder"),
         (("--suite", "bfcl", "--data", ".", "--chat-template"), "--chat-template means nothing for bfcl"),
         (("--suite", "json"), "needs --data"),
+        (("--suite", "boolq", "--enforce"), "--enforce means nothing for boolq"),
         (("--suite", "mmlu", "--data", "."), "the card's tasks alone"),
     ],
 )

@@ -47,12 +47,14 @@ def test_a_run(smol_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return iter(['{"n": 2}', '{"n": 2.5}', "no"][: len(jobs)])
 
     monkeypatch.setattr(Hermes3LM, "generated", answers)
-    with LLM(smol_gguf, n_ctx=256) as llm:
-        result = evaluate(Hermes3LM(llm), tmp_path)
-        assert evaluate(Hermes3LM(llm), tmp_path, limit=1) == Result(1, 1, 1, 1, 1)
-    assert result == Result(3, 2, 1, 2, 1)
-    assert "valid                        1 of      3    0.3333" in table(result)
-    assert json.loads(json_mode.as_json(result))["json_mode"]["n_equal"] == 1
+    with LLM(smol_gguf, n_ctx=2048) as llm:
+        (result,) = evaluate(Hermes3LM(llm), tmp_path, modes=["free"])
+        assert evaluate(Hermes3LM(llm), tmp_path, modes=["free"], limit=1) == [Result("free", 1, 1, 1, 1, 1)]
+        (held,) = evaluate(Hermes3LM(llm), tmp_path, modes=["schema"])
+    assert result == Result("free", 3, 2, 1, 2, 1)
+    assert (held.mode, held.n, held.n_json, held.n_valid) == ("schema", 3, 3, 3)
+    assert "valid                        1 of      3    0.3333" in table([result])
+    assert json.loads(json_mode.as_json([result]))["json_mode"][0]["n_equal"] == 1
 
 
 @pytest.mark.parametrize(

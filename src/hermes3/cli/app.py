@@ -254,6 +254,7 @@ def evaluate(
     fresh: options.Fresh = False,
     ctx: options.Ctx = None,
     threads: options.Threads = None,
+    enforce: options.Enforce = None,
 ) -> None:
     """Measure a model by the card's benchmarks, with lm-eval.
 
@@ -270,7 +271,7 @@ def evaluate(
     with exit_codes():
         from hermes3.cli.evaluate import EvalOptions, run
 
-        run(EvalOptions(model, suite, limit, data, out, chat_template, fresh, ctx, threads))
+        run(EvalOptions(model, suite, limit, data, out, chat_template, fresh, ctx, threads, enforce))
 
 
 @app.command()

@@ -27,6 +27,7 @@ class EvalOptions:
     fresh: bool
     ctx: int | None
     threads: int | None
+    enforce: bool | None
 
 
 def run(options: EvalOptions) -> None:
@@ -43,13 +44,16 @@ def run(options: EvalOptions) -> None:
 
     if options.data is not None and not options.data.is_dir():
         raise UsageError(f"--data {options.data} is no folder")
+    if options.enforce is not None and options.suite not in _ENFORCED:
+        which = "--enforce" if options.enforce else "--no-enforce"
+        raise UsageError(f"{which} means nothing for {options.suite}; it is for bfcl and json")
     with LLM(options.model, n_ctx=options.ctx, n_threads=options.threads) as llm:
         out = options.out or Path("hermes3-eval") / llm.name
         journal = out / "answers.jsonl"
         if options.fresh:
             journal.unlink(missing_ok=True)
         lm = Hermes3LM(llm, journal=journal)
-        files = {"bfcl": _calls, "json": _json}.get(options.suite, _tasks)(lm, options, out)
+        files = _ENFORCED.get(options.suite, _tasks)(lm, options, out)
     print(f"written: {', '.join(map(str, files))}", file=sys.stderr)
 
 
@@ -72,7 +76,8 @@ def _calls(lm: Hermes3LM, options: EvalOptions, out: Path) -> list[Path]:
     from hermes3.eval import bfcl
 
     _refuse_chat_template(options)
-    results = bfcl.evaluate(lm, bfcl.data_folder(options.data), limit=options.limit)
+    modes = [mode for mode in bfcl.MODES if options.enforce in (None, mode != "free")]
+    results = bfcl.evaluate(lm, bfcl.data_folder(options.data), modes=modes, limit=options.limit)
     return _written(out, "bfcl", bfcl.table(results), bfcl.as_json(results))
 
 
@@ -82,8 +87,9 @@ def _json(lm: Hermes3LM, options: EvalOptions, out: Path) -> list[Path]:
     _refuse_chat_template(options)
     if options.data is None:
         raise UsageError("--suite json needs --data: a folder with json-mode-eval.jsonl")
-    result = json_mode.evaluate(lm, options.data, limit=options.limit)
-    return _written(out, "json", json_mode.table(result), json_mode.as_json(result))
+    modes = [mode for mode in json_mode.MODES if options.enforce in (None, mode != "free")]
+    results = json_mode.evaluate(lm, options.data, modes=modes, limit=options.limit)
+    return _written(out, "json", json_mode.table(results), json_mode.as_json(results))
 
 
 def _refuse_chat_template(options: EvalOptions) -> None:
@@ -98,3 +104,6 @@ def _written(out: Path, name: str, text: str, json_text: str) -> list[Path]:
     files[0].write_text(text)
     files[1].write_text(json_text)
     return files
+
+
+_ENFORCED = {"bfcl": _calls, "json": _json}  # suites whose answers can be held to a schema

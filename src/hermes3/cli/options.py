@@ -107,6 +107,13 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; 
 ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Prompts as conversations in the model's template.")
 ]
+Enforce = Annotated[
+    bool | None,
+    typer.Option(
+        "--enforce/--no-enforce",
+        help="Only answers held to the schemas, or only free ones; default: both. For bfcl and json.",
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Answers of an earlier run are thrown away.")]
 
 CardFolder = Annotated[

@@ -7,28 +7,35 @@ and, where there is a reference, ``completion`` (JSON text).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jsonschema
 from tqdm import tqdm
 
 from hermes3.errors import FormatError, RequestError
-from hermes3.eval.lm import Hermes3LM
+from hermes3.eval.lm import Hermes3LM, Messages
+from hermes3.llm import Answering
 from hermes3.prompt.chatml import render
 from hermes3.prompt.messages import parse_messages
 
 FILE = "json-mode-eval.jsonl"
 MAX_TOKENS = 1024  # of an answer
+Mode = Literal["free", "schema"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 _N_ANSWERS = 64  # generated at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Documents; answers that are JSON; that satisfy the schema; references; answers equal to theirs."""
+    """One mode: documents; answers that are JSON; that satisfy the schema; references; answers equal to them.
 
+    Modes: ``free``, the model writes what it will; ``schema``, the answer is held to the schema.
+    """
+
+    mode: Mode
     n: int
     n_json: int
     n_valid: int
@@ -36,29 +43,49 @@ class Result:
     n_equal: int
 
 
-def evaluate(lm: Hermes3LM, folder: Path, *, limit: int | None = None) -> Result:
-    """Asks for each document's JSON, unconstrained and greedily, and judges it.
+def evaluate(
+    lm: Hermes3LM, folder: Path, *, modes: Sequence[Mode] = MODES, limit: int | None = None
+) -> list[Result]:
+    """Asks for each document's JSON, greedily, and judges it.
 
     Raises:
-        RequestError: the file is missing, or has no documents.
+        RequestError: the file is missing, has no documents, or a schema that does not compile.
         FormatError: a line that is no document.
     """
     documents = _documents(folder / FILE)[:limit]
-    sampling = {"stop": [], "max_tokens": MAX_TOKENS, "temperature": 0.0}
-    verdicts = []
-    with tqdm(total=len(documents), desc="json") as bar:
+    verdicts: dict[Mode, list[tuple[bool, bool, bool]]] = {mode: [] for mode in modes}
+    with tqdm(total=len(documents) * len(modes), desc="json") as bar:
         for start in range(0, len(documents), _N_ANSWERS):
             batch = documents[start : start + _N_ANSWERS]
-            jobs = [(_prompt(lm, document), sampling) for document in batch]
-            verdicts += [judge(*pair) for pair in zip(batch, lm.generated(jobs), strict=True)]
-            bar.update(len(batch))
-    return Result(
-        n=len(documents),
-        n_json=sum(verdict[0] for verdict in verdicts),
-        n_valid=sum(verdict[1] for verdict in verdicts),
-        n_references=sum(document.get("completion") is not None for document in documents),
-        n_equal=sum(verdict[2] for verdict in verdicts),
-    )
+            for mode in modes:
+                verdicts[mode] += [judge(*pair) for pair in zip(batch, _texts(lm, batch, mode), strict=True)]
+                bar.update(len(batch))
+    n_references = sum(document.get("completion") is not None for document in documents)
+    return [
+        Result(
+            mode=mode,
+            n=len(documents),
+            n_json=sum(verdict[0] for verdict in of_mode),
+            n_valid=sum(verdict[1] for verdict in of_mode),
+            n_references=n_references,
+            n_equal=sum(verdict[2] for verdict in of_mode),
+        )
+        for mode, of_mode in verdicts.items()
+    ]
+
+
+def _texts(lm: Hermes3LM, documents: Sequence[dict[str, Any]], mode: Mode) -> Iterator[str]:
+    if mode == "free":
+        sampling = {"stop": [], "max_tokens": MAX_TOKENS, "temperature": 0.0}
+        return lm.generated([(_prompt(lm, document), sampling) for document in documents])
+    jobs: list[tuple[Messages, Answering]] = [
+        (document["prompt"], {"response_format": _format(document["schema"])}) for document in documents
+    ]
+    return (chosen.text for chosen in lm.chosen(jobs, max_tokens=MAX_TOKENS))
+
+
+def _format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": _value(schema)}}
 
 
 def judge(document: Mapping[str, Any], text: str) -> tuple[bool, bool, bool]:
@@ -72,22 +99,24 @@ def judge(document: Mapping[str, Any], text: str) -> tuple[bool, bool, bool]:
     return True, is_valid, reference is not None and value == _value(reference)
 
 
-def table(result: Result) -> str:
-    """A result as text."""
-    lines = [f"{result.n} documents, unconstrained"]
-    for name, n, of in (
-        ("JSON", result.n_json, result.n),
-        ("valid", result.n_valid, result.n),
-        ("equal to the reference", result.n_equal, result.n_references),
-    ):
-        share = f"{n / of:.4f}" if of else "-"
-        lines.append(f"{name:24}{n:6} of {of:6}{share:>10}")
+def table(results: Sequence[Result]) -> str:
+    """Results as text."""
+    lines = []
+    for result in results:
+        lines.append(f"{result.n} documents, {result.mode}")
+        for name, n, of in (
+            ("JSON", result.n_json, result.n),
+            ("valid", result.n_valid, result.n),
+            ("equal to the reference", result.n_equal, result.n_references),
+        ):
+            share = f"{n / of:.4f}" if of else "-"
+            lines.append(f"{name:24}{n:6} of {of:6}{share:>10}")
     return "\n".join(lines) + "\n"
 
 
-def as_json(result: Result) -> str:
-    """A result as JSON."""
-    return json.dumps({"json_mode": asdict(result), "constrained": False}, indent=2)
+def as_json(results: Sequence[Result]) -> str:
+    """Results as JSON."""
+    return json.dumps({"json_mode": [asdict(result) for result in results]}, indent=2)
 
 
 def _documents(file: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from hermes3.errors import RequestError
 from hermes3.eval.journal import Journal, fingerprint, key_of
-from hermes3.llm import LLM
+from hermes3.llm import LLM, Answering
 from hermes3.prompt.chatml import render, text_of
 from hermes3.prompt.messages import parse_messages
 
@@ -28,6 +28,18 @@ _N_ANSWERS = 64  # generated at a time
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # what do_sample may name
 
 Ids = list[int]
+
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An answer that had to keep to a form: its text, its calls as (name, arguments), how many broke."""
+
+    text: str
+    calls: Sequence[tuple[str, dict[str, Any]]]
+    n_broken: int
 
 
 @dataclass(slots=True)
@@ -244,6 +256,32 @@ class Hermes3LM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             if self._journal is not None:
                 self._journal.add(key, answers[key])
         return (answers[key] if key in answers else str(found[key]) for key in keys)
+
+    def chosen(self, jobs: Sequence[tuple[Messages, Answering]], *, max_tokens: int) -> Iterator[Chosen]:
+        """Greedy answers to conversations that have to keep to a form, all at once, in their order.
+
+        Raises:
+            RequestError: a form that cannot be honoured, a schema that does not compile for example.
+        """
+        found = {} if self._journal is None else self._journal.answers
+        prepared = [self.llm.prepare(messages, **asked) for messages, asked in jobs]
+        keys = [
+            key_of("chosen", each.ids, repr(asked), str(max_tokens))
+            for each, (_, asked) in zip(prepared, jobs, strict=True)
+        ]
+        streams = {
+            key: self.llm.start(each, max_tokens=max_tokens, temperature=0.0)
+            for key, each in zip(keys, prepared, strict=True)
+            if key not in found
+        }
+        answers = {}
+        for key, stream in streams.items():
+            reply = stream.reply()
+            calls = [(call.name, call.arguments) for call in reply.tool_calls]
+            answers[key] = [reply.text, calls, len(reply.broken_calls)]
+            if self._journal is not None:
+                self._journal.add(key, answers[key])
+        return (Chosen(*(answers[key] if key in answers else found[key])) for key in keys)
 
 
 def sampling_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class LLM:
             Hermes3Error: the engine failed or was closed.
         """
         asked, sampling = parted(options)
-        answer = self._stream(self.prepare(messages, **asked), params, sampling)
+        answer = self.start(self.prepare(messages, **asked), params=params, **sampling)
         return answer if stream else answer.reply()
 
     def chat_batch(
@@ -219,11 +219,11 @@ class LLM:
         form = form_of(asked)
         prepared = [self._prepared(messages, form) for messages in conversations]
         # Streams that are dropped cancel themselves.
-        answers = [self._stream(each, params, sampling) for each in prepared]
+        answers = [self.start(each, params=params, **sampling) for each in prepared]
         return [answer.reply() for answer in answers]
 
     def prepare(self, messages: Conversation, **asked: Unpack[Answering]) -> Prepared:
-        """A conversation made ready to be answered, once or several times, by ``astart``.
+        """A conversation made ready to be answered, once or several times, by ``start`` or ``astart``.
 
         Raises:
             RequestError, ContextLengthError: see ``chat``.
@@ -268,7 +268,7 @@ class LLM:
             RequestError, ContextLengthError, Hermes3Error: see ``chat``.
         """
         prepared = Prepared(self.encode(prompt, allow_special=allow_special))
-        answer = self._stream(prepared, params, sampling)
+        answer = self.start(prepared, params=params, **sampling)
         return answer if stream else answer.reply()
 
     def achat(
@@ -387,7 +387,14 @@ class LLM:
         self._check_room(len(ids), "messages")
         return Prepared(ids, form, self._grammars.compiled(form))
 
-    def _stream(self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling) -> Stream:
+    def start(
+        self, prepared: Prepared, *, params: SamplingParams | None = None, **sampling: Unpack[Sampling]
+    ) -> Stream:
+        """Start an answer to what was prepared.
+
+        Raises:
+            RequestError, ContextLengthError, Hermes3Error: see ``chat``.
+        """
         answer = Stream(with_logprobs=_wants_logprobs(params, sampling), form=prepared.form)
         answer.attach(self._start(prepared, params, sampling, answer.sink))
         return answer
