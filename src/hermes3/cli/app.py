@@ -19,6 +19,7 @@ Examples:
   git log -5 | hermes3 chat "What changed?"         text from a pipe goes below the prompt
   hermes3 pull 3b                                   fetch Hermes 3 (2.0 GB)
   hermes3 serve --model 3b                          an OpenAI-compatible server on port 8000
+  hermes3 batch in.jsonl out.jsonl                  a file of requests, in OpenAI's batch form
   hermes3 convert my-model my-model.gguf            Hugging Face folder to GGUF, or back
   hermes3 quantize my-model.gguf small.gguf --to q8_0
   hermes3 compare a.gguf b.gguf --text wiki.txt     what was lost from one model to the other
@@ -151,6 +152,34 @@ def serve(
         from hermes3.cli.serve import run
 
         run(model, host, port, ctx, threads, served_model_name, api_key, limit)
+
+
+@app.command()
+def batch(
+    source: options.Requests,
+    target: options.Answers,
+    model: options.Model = None,
+    at_once: options.AtOnce = 16,
+    ctx: options.Ctx = None,
+    threads: options.Threads = None,
+    served_model_name: options.ServedModelName = None,
+) -> None:
+    """Answer a file of requests, in OpenAI's batch form.
+
+    A line of IN is {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}; OUT
+    gets exactly one line for each, as it is answered. A run that was stopped or killed goes on where it was
+    when it is started again. IN is checked whole before anything is computed.
+
+    \b
+    Examples:
+      hermes3 batch in.jsonl out.jsonl --model 3b
+      hermes3 batch in.jsonl out.jsonl --model 3b --served-model-name gpt-4o-mini   as the lines call it
+      jq -r '.response.body.choices[0].message.content' out.jsonl
+    """
+    with exit_codes():
+        from hermes3.cli.batch import run
+
+        run(source, target, model, at_once, ctx, threads, served_model_name)
 
 
 @app.command()

@@ -60,6 +60,12 @@ ServerLimit = Annotated[
     typer.Option("--limit", metavar="NAME=VALUE", help="A bound, as drain_s=60; may be given again."),
 ]
 
+Requests = Annotated[Path, typer.Argument(metavar="IN", help="Requests, a JSON object a line.")]
+Answers = Annotated[Path, typer.Argument(metavar="OUT", help="Answers, appended to what is there.")]
+AtOnce = Annotated[
+    int, typer.Option("--at-once", min=1, max=256, help="Answers in work at a time; more take more memory.")
+]
+
 Prefill = Annotated[int, typer.Option("--prefill", min=1, help="Tokens of the prompt.")]
 Decode = Annotated[int, typer.Option("--decode", min=2, help="Tokens of the answer.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs; their medians are printed.")]
