@@ -100,13 +100,21 @@ def parse_messages(raw: Iterable[Mapping[str, Any] | Message], *, param: str = "
     """
     if isinstance(raw, (str, bytes, Mapping)) or not isinstance(raw, Iterable):
         refuse(param, f"must be a list of messages, not {kind_of(raw)}")
-    messages = [_message(item, f"{param}[{index}]") for index, item in enumerate(raw)]
+    messages = [parse_message(item, f"{param}[{index}]") for index, item in enumerate(raw)]
     if not messages:
         refuse(param, "is empty; give at least one message")
     return messages
 
 
-def _message(raw: Mapping[str, Any] | Message, where: str) -> Message:
+def parse_message(raw: Mapping[str, Any] | Message, where: str) -> Message:
+    """One message; see ``parse_messages``.
+
+    Args:
+        where: what errors call it.
+
+    Raises:
+        RequestError: see ``parse_messages``.
+    """
     if isinstance(raw, Message):
         raw = raw.to_dict()
     if not isinstance(raw, Mapping):

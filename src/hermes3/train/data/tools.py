@@ -1,0 +1,142 @@
+"""What a row says may be called, and whether its calls are such."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from hermes3.prompt.functions import parse_tools
+from hermes3.prompt.json_text import json_text, read_json
+from hermes3.prompt.messages import Tool, ToolCall
+from hermes3.prompt.refusal import kind_of, refuse
+from hermes3.prompt.splitter import parse_reply
+from hermes3.prompt.tools import END_TOOL_CALL, TOOL_CALL
+from hermes3.train.data.dialects import as_openai
+from hermes3.train.data.results import value_of
+
+_TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
+_ANY: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What may be called; whether descriptions were rewritten, see ``dialects``."""
+
+    tools: tuple[Tool, ...] = ()
+    is_rewritten: bool = False
+
+
+def tools_of(raw: object, where: str) -> Tools:
+    """Tools out of a row's field: a list, or its JSON; each in OpenAI's form, or the function alone.
+
+    Raises:
+        RequestError: anything else.
+    """
+    if raw is None or raw == "":
+        return Tools()
+    if isinstance(raw, str):
+        value = value_of(raw)
+        if value is None:
+            refuse(where, f"is {raw!r:.60}; it must be a list of tools, or JSON of one")
+        raw = value
+    if isinstance(raw, Mapping):
+        raw = [raw]
+    if not isinstance(raw, list):
+        refuse(where, f"must be a list of tools, not {kind_of(raw)}")
+    read = [as_openai(each) for each in raw]
+    tools = parse_tools([tool for tool, _ in read], param=where)
+    return Tools(tuple(tools), any(is_new for _, is_new in read))
+
+
+def tools_in(system: str) -> Tools | None:
+    """The tools that a system message names between its tags; None where it has none."""
+    found = [match for match in _TOOLS.findall(system) if match]
+    if not found:
+        return None
+    value = value_of(found[-1])
+    if value is None:  # the card's form: several stand one per line
+        value = [value_of(line) for line in found[-1].splitlines()]
+    return tools_of(value, "tools of the system message")
+
+
+def calls_in(text: str, where: str) -> tuple[str, list[ToolCall]]:
+    """The calls that an assistant's text holds in their tags, and the text without them.
+
+    Raises:
+        RequestError: what is meant as a call and is none.
+    """
+    if TOOL_CALL not in text:
+        return text, []
+    reply = parse_reply(text)
+    for call in reply.calls:
+        if call.status in ("broken", "cut"):
+            refuse(where, f"holds a call that is {call.status}: {call.error}")
+    return reply.content, [call.to_tool_call() for call in reply.calls]
+
+
+def calls_of(raw: object, where: str) -> list[ToolCall]:
+    """Calls out of a ``function_call`` turn: one object, or several, or their JSON.
+
+    Raises:
+        RequestError: they are no calls.
+    """
+    text = raw if isinstance(raw, str) else json_text(raw, where)
+    if TOOL_CALL not in text:
+        text = f"{TOOL_CALL}\n{text}\n{END_TOOL_CALL}"
+    rest, calls = calls_in(text, where)
+    if rest.strip() or not calls:
+        refuse(where, f"holds {rest.strip()!r:.60} beside calls" if calls else "holds no call")
+    return calls
+
+
+def check_calls(calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> None:
+    """Whether calls are of tools that exist, with arguments that their schemas allow.
+
+    Raises:
+        RequestError: one is not; or a tool whose schema is none.
+    """
+    by_name = {tool.name: tool for tool in tools}
+    for index, call in enumerate(calls):
+        at = f"{where}.tool_calls[{index}]"
+        tool = by_name.get(call.name)
+        if tool is None:
+            known = ", ".join(by_name)[:200] or "none"
+            refuse(at, f"calls {call.name!r:.60}, which is not among the tools ({known})")
+        error = next(argument_errors(tool, call.arguments), None)
+        if error is not None:
+            refuse(at, f"calls {call.name} with arguments that its schema forbids: {error}")
+
+
+def argument_errors(tool: Tool, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with arguments, by the tool's schema.
+
+    Raises:
+        RequestError: the schema itself is none.
+    """
+    import jsonschema
+
+    validator = _validator(json_text(tool.parameters or _ANY, f"the schema of {tool.name}"))
+    try:
+        for error in validator.iter_errors(dict(arguments)):
+            place = "".join(f"[{part!r}]" for part in error.absolute_path)
+            yield f"{place + ': ' if place else ''}{error.message[:160]}"
+    except (jsonschema.exceptions.UnknownType, RecursionError, *_schema_faults()) as error:
+        refuse(f"the schema of {tool.name}", f"cannot be followed: {str(error).strip()[:160]}")
+
+
+def _schema_faults() -> tuple[type[Exception], ...]:
+    from referencing.exceptions import Unresolvable
+
+    return (Unresolvable, re.error, TypeError, AttributeError, KeyError)
+
+
+@lru_cache(256)
+def _validator(schema: str) -> Any:
+    import jsonschema
+    from referencing import Registry
+
+    # An empty registry: nothing is fetched because a file says so.
+    return jsonschema.Draft202012Validator(read_json(schema), registry=Registry())
