@@ -11,6 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # type checkers take it for True; importing typing would cost most of the import
 if TYPE_CHECKING:
+    from hermes3.agent import Agent, writes
     from hermes3.engine.sampling import SamplingParams
     from hermes3.errors import Hermes3Error
     from hermes3.llm import LLM, Delta, Reply
@@ -18,10 +19,22 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["LLM", "Delta", "Hermes3Error", "Message", "Reply", "SamplingParams", "Tool", "ToolCall"]
+__all__ = [
+    "LLM",
+    "Agent",
+    "Delta",
+    "Hermes3Error",
+    "Message",
+    "Reply",
+    "SamplingParams",
+    "Tool",
+    "ToolCall",
+    "writes",
+]
 
 _HOME = {
     "LLM": "hermes3.llm",
+    "Agent": "hermes3.agent",
     "Delta": "hermes3.llm",
     "Hermes3Error": "hermes3.errors",
     "Message": "hermes3.prompt.messages",
@@ -29,6 +42,7 @@ _HOME = {
     "SamplingParams": "hermes3.engine.sampling",
     "Tool": "hermes3.prompt.messages",
     "ToolCall": "hermes3.prompt.messages",
+    "writes": "hermes3.agent",
 }
 
 

@@ -8,6 +8,7 @@
     │   └── HashMismatchError       what arrived is not what was promised
     ├── FormatError                 a file that is not what it says it is
     │   └── UnsupportedError        a sound file that holds something the engine does not do
+    ├── ReplayError                 a trace that does not fit what is replayed
     └── RequestError                a request that cannot be honoured; ``param`` names the field
         ├── ContextLengthError      prompt (and answer) longer than the context
         └── CapacityError           no memory or no queue place for the request now
@@ -46,6 +47,10 @@ class FormatError(Hermes3Error):
 
 class UnsupportedError(FormatError):
     """A sound file that holds something the engine does not do."""
+
+
+class ReplayError(Hermes3Error):
+    """A trace that is of another run, or does not fit together."""
 
 
 class RequestError(Hermes3Error):

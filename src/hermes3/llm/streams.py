@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -73,7 +73,11 @@ class Stream:
     def reply(self) -> Reply:
         """Wait for the end and join what has not been iterated over yet."""
         with self:
-            return self._form.finished(Reply.joined(self, with_logprobs=self._with_logprobs))
+            return self.joined(self)
+
+    def joined(self, deltas: Iterable[Delta]) -> Reply:
+        """The reply that deltas, all up to the last, add up to."""
+        return self._form.finished(Reply.joined(deltas, with_logprobs=self._with_logprobs))
 
     def __enter__(self) -> Self:
         return self
