@@ -16,8 +16,7 @@ def calling(name: str, **arguments: object) -> str:
     return f"<tool_call>\n{pair}\n</tool_call>"
 
 
-@contextmanager
-def model(*answers: str, **engine: object) -> Iterator[tuple[LLM, list[str]]]:
+def scripted(*answers: str, **engine: object) -> tuple[LLM, list[str]]:
     """A model that gives these answers in turn, the last one for ever; and the prompts that it was asked."""
     prompts: list[str] = []
 
@@ -26,6 +25,13 @@ def model(*answers: str, **engine: object) -> Iterator[tuple[LLM, list[str]]]:
         return list(answers[min(len(prompts), len(answers)) - 1].encode())
 
     llm, _ = fake_llm(script, **{"n_ctx": 20_000, **engine})
+    return llm, prompts
+
+
+@contextmanager
+def model(*answers: str, **engine: object) -> Iterator[tuple[LLM, list[str]]]:
+    """The same, closed at the end."""
+    llm, prompts = scripted(*answers, **engine)
     with llm:
         yield llm, prompts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import select
@@ -20,6 +21,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 REAL = "from hermes3.cli import main; main()"
 FAKE = "from tests.cli.program import main_with_fake; main_with_fake()"
+SCRIPTED = "from tests.cli.program import main_with_script; main_with_script()"
 QUICK = "from tests.cli.program import main_with_limits; main_with_limits()"
 ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][A-B0-2]|\x1b[=>78]")
 WAIT_S = 10
@@ -171,6 +173,24 @@ def known_limits(seconds: float) -> object:
     from hermes3.cli.roofline import Limits
 
     return Limits(read_gb_s=20.0, int8_gop_s=300.0)
+
+
+def with_script(patch: pytest.MonkeyPatch, *answers: str) -> list[str]:
+    """`hermes3` gets a model that gives these answers in turn; the prompts that it was asked."""
+    from tests.agent.scripted import scripted
+
+    llm, prompts = scripted(*answers)
+    patch.setattr("hermes3.llm.LLM", lambda *arguments, **named: llm)
+    patch.setattr("hermes3.cli.chat.located", lambda model: ("fake", Path("Fake-1B.Q4_0.gguf")))
+    return prompts
+
+
+def main_with_script() -> None:
+    """The same as a program: the answers are lines of JSON in HERMES3_TEST_ANSWERS."""
+    from hermes3.cli import main
+
+    with_script(pytest.MonkeyPatch(), *map(json.loads, os.environ["HERMES3_TEST_ANSWERS"].splitlines()))
+    main()
 
 
 def main_with_limits() -> None:

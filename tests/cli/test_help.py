@@ -13,8 +13,8 @@ import pytest
 
 from tests.cli.program import ROOT, hermes3
 
-COMMANDS = ["chat", "pull", "serve", "batch", "convert", "quantize", "compare", "eval", "card", "bench",
-            "doctor"]  # fmt: skip
+COMMANDS = ["chat", "call", "json", "pull", "serve", "batch", "convert", "quantize", "compare", "eval",
+            "card", "bench", "doctor"]  # fmt: skip
 HEAVY = {"torch", "numpy", "rich", "prompt_toolkit", "tokenizers", "huggingface_hub", "fastapi", "jinja2",
          "hermes3._native", "hermes3.engine"}  # fmt: skip
 

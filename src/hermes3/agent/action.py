@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hermes3.prompt.functions import parse_tools
@@ -26,12 +26,15 @@ class Action:
             or a ``concurrent.futures.Future`` of it, which are cancelled when the time is over.
         writes: it changes something in the world: its calls are asked about before they run.
         is_typed: ``run`` has type hints, which the arguments are turned into.
+        is_attended: ``run`` asks a person: it runs in the thread that iterates over the run, alone and as
+            long as it takes.
     """
 
     tool: Tool
     run: Callable[..., Any]
     writes: bool = False
     is_typed: bool = False
+    is_attended: bool = False
 
 
 def writes(function: _F) -> _F:
@@ -67,5 +70,5 @@ def actions_of(raw: Iterable[object], *, param: str = "tools") -> list[Action]:
 
 def _action(raw: Any, tool: Tool) -> Action:
     if isinstance(raw, Action):
-        return Action(tool, raw.run, raw.writes, raw.is_typed)
+        return replace(raw, tool=tool)
     return Action(tool, raw, getattr(raw, _MARK, False), is_typed=True)

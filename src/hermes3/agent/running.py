@@ -86,8 +86,13 @@ class Runner:
             else:
                 ready.append((index, call, read))
         jobs = []
-        for index, call, arguments in ready:
+        for index, call, arguments in sorted(
+            ready, key=lambda each: not self._actions[each[1].name].is_attended
+        ):
             yield Calling(index, call)
+            if self._actions[call.name].is_attended:
+                yield _attended(index, call, self._actions[call.name].run, arguments, limit)
+                continue
             jobs.append(_Job(index, call, self._actions[call.name].run, arguments, self._awaited))
         try:
             yield from self._results(jobs, limit)
@@ -209,12 +214,27 @@ class _Job:
         """What came of it, once it is done."""
         seconds = self._ended - self.begun
         error = self.future.exception()
-        if error is None:
-            return Result(self.index, self.call, bounded(self.future.result(), limit), "ok", seconds)
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        detail = "".join(traceback.format_exception(error))
-        content = error_text(self.call.name, what)
-        return Result(self.index, self.call, content, "error", seconds, detail)
+        if error is not None:
+            return _failed(self.index, self.call, error, seconds)
+        return Result(self.index, self.call, bounded(self.future.result(), limit), "ok", seconds)
+
+
+def _attended(
+    index: int, call: ToolCall, run: Callable[..., Any], arguments: Mapping[str, Any], limit: int
+) -> Result:
+    """The result of a call that asks a person."""
+    begun = time.monotonic()
+    try:
+        text = text_of(run(**arguments))
+    except Exception as error:
+        return _failed(index, call, error, time.monotonic() - begun)
+    return Result(index, call, bounded(text, limit), "ok", time.monotonic() - begun)
+
+
+def _failed(index: int, call: ToolCall, error: BaseException, seconds: float) -> Result:
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    detail = "".join(traceback.format_exception(error))
+    return Result(index, call, error_text(call.name, what), "error", seconds, detail)
 
 
 def _what_was_no_call(call: ParsedCall) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hermes3.cli import options
+from hermes3.cli import asking, options
 from hermes3.cli.failure import ERROR, exit_codes
 
 HELP = """Talk to a Hermes-format model on this machine's CPU.
@@ -17,6 +17,8 @@ Examples:
   hermes3 chat "What is the capital of France?"     one answer
   hermes3 chat                                      a conversation; /help inside
   git log -5 | hermes3 chat "What changed?"         text from a pipe goes below the prompt
+  hermes3 call --tools my_tools.py "Will it rain?"  a question that functions help to answer
+  hermes3 json --schema s.json "Jane Doe is 43."    a valid JSON object
   hermes3 pull 3b                                   fetch Hermes 3 (2.0 GB)
   hermes3 serve --model 3b                          an OpenAI-compatible server on port 8000
   hermes3 batch in.jsonl out.jsonl                  a file of requests, in OpenAI's batch form
@@ -105,6 +107,10 @@ def chat(
 
         given = {name: value for name, value in sampling.items() if value is not None}
         run(ChatOptions(prompt, model, system, given, ctx, threads, bos, stats))
+
+
+app.command()(asking.call)
+app.command("json")(asking.json_object)
 
 
 @app.command()

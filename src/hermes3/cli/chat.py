@@ -47,14 +47,13 @@ def run(options: ChatOptions) -> None:
         Hermes3Error: the model cannot be had, or the prompt cannot be honoured.
         KeyboardInterrupt: Ctrl-C while the one answer is made.
     """
-    _check_sampling(options.sampling)
-    piped = None if sys.stdin is None or sys.stdin.isatty() else _piped_text()
-    prompt = _joined(options.prompt, piped)
+    check_sampling(options.sampling)
+    prompt, is_piped = asked(options.prompt)
     if prompt is not None:
         with open_llm(options) as llm:
-            answer(llm, _messages(options.system, prompt), options)
+            answer(llm, messages_of(options.system, prompt), options)
         return
-    if piped is not None:
+    if is_piped:
         raise UsageError("nothing to answer: give a PROMPT, or pipe some text in")
     if not sys.stdout.isatty():
         raise UsageError("a conversation needs a terminal; with standard output redirected give a PROMPT")
@@ -136,7 +135,7 @@ class Printed:
         return lines
 
 
-def _check_sampling(sampling: Mapping[str, Any]) -> None:
+def check_sampling(sampling: Mapping[str, Any]) -> None:
     """Refuse before a model is fetched and loaded what it could not honour anyway."""
     from hermes3.llm.options import split
 
@@ -146,7 +145,19 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
         raise UsageError(f"--{str(error).replace('_', '-', 1) if error.param else error}") from error
 
 
-def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
+def asked(prompt: str | None) -> tuple[str | None, bool]:
+    """The prompt with what came through a pipe below it, None where there is neither; and whether there is a
+    pipe.
+
+    Raises:
+        UsageError: one of them is not UTF-8.
+    """
+    piped = None if sys.stdin is None or sys.stdin.isatty() else _piped_text()
+    return _joined(prompt, piped), piped is not None
+
+
+def messages_of(system: str | None, prompt: str) -> list[dict[str, str]]:
+    """A question, and the system message before it."""
     turns = [{"role": "system", "content": system}] if system is not None else []
     return [*turns, {"role": "user", "content": prompt}]
 

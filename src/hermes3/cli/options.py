@@ -46,6 +46,38 @@ Bos = Annotated[
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="Tokens per second after each answer.")]
 
+Tools = Annotated[
+    list[Path] | None,
+    typer.Option("--tools", metavar="FILE", help="A .py or .json file of tools; may be given again."),
+]
+ToolChoice = Annotated[
+    str, typer.Option(metavar="CHOICE", help="Of the first answer: auto, required, none or a function.")
+]
+Depth = Annotated[
+    int, typer.Option("--depth", min=1, max=100, help="Rounds of calls; the answer after them has no tools.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.001, max=86400, metavar="SECONDS", help="What a call may take.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="What writes runs without asking.")]
+PrintCalls = Annotated[
+    bool, typer.Option("--print-calls", help="Print the first answer's calls as JSON lines; run nothing.")
+]
+Reasoning = Annotated[
+    bool, typer.Option("--reasoning", help="Thoughts in tags may come first, and are told apart.")
+]
+TraceFile = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="Write all that happens to it, as JSON lines.")
+]
+ReplayFile = Annotated[
+    Path | None,
+    typer.Option("--replay", metavar="FILE", help="Answers and results out of a trace; nothing runs."),
+]
+SchemaFile = Annotated[
+    str | None,
+    typer.Option("--schema", metavar="SCHEMA", help="A .json file, or file.py:Class; default: any object."),
+]
+
 PullModel = Annotated[str, typer.Argument(metavar="MODEL", help="smol, 3b, 8b or hf:owner/repo[:file].")]
 
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")]

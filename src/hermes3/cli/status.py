@@ -13,7 +13,7 @@ from hermes3.weights.hub import LineProgress, Progress
 if TYPE_CHECKING:
     import rich.progress
 
-    from hermes3.llm import Delta
+    from hermes3.llm import Delta, Reply
 
 BAR_AFTER = 0.5  # seconds that a transfer may take before a bar is drawn
 
@@ -102,8 +102,8 @@ class Line:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def stats_line(last: Delta) -> str:
-    """Tokens per second of one answer, from its last delta; empty where that has none."""
+def stats_line(last: Delta | Reply) -> str:
+    """Tokens per second of one answer, from it or its last delta; empty where that has none."""
     if last.usage is None or last.timings is None:
         return ""
     usage, timings = last.usage, last.timings
