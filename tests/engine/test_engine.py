@@ -187,6 +187,25 @@ def test_arguments_outside_their_limits(model: Model, given: dict[str, int]) -> 
         Engine(model, **given)
 
 
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), True, "fast", 1e9])
+def test_a_latency_that_is_none(model: Model, value: Any) -> None:
+    with pytest.raises(RequestError, match=r"latency_s is .* it must be a number of seconds above 0"):
+        Engine(model, latency_s=value)
+
+
+def test_a_stream_goes_on_while_a_long_prompt_is_computed(model: Model) -> None:
+    """A target that no machine meets: the prompt gets on by a page a step, and the stream with each."""
+    engine = Engine(model, latency_s=1e-6)
+    stream = engine.add(random_ids(1, 10), greedy(200))
+    engine.step()
+    prompt = engine.add(random_ids(2, 230), greedy(1))
+    n_before = stream.n_answer
+    while not prompt.n_answer:
+        engine.step()
+    assert stream.n_answer - n_before >= 230 // 32
+    assert prompt.answer == alone(model, random_ids(2, 230), 1)[0]
+
+
 def test_how_answers_end(model: Model) -> None:
     ids = random_ids(3, 30)
     expected, _ = alone(model, ids, 12)
@@ -236,7 +255,7 @@ def test_an_error_of_one_harms_no_other(model: Model) -> None:
     assert well.answer == expected
     assert (sick.finish_reason, type(sick.error)) == ("error", ValueError)
     assert (unlucky.finish_reason, type(unlucky.error)) == ("error", ZeroDivisionError)
-    assert [o.sequence for o in outputs if o.error] == [s for s in (sick, unlucky) if s.error]
+    assert {o.sequence for o in outputs if o.error} == {sick, unlucky}
     assert engine.n_free_kv_tokens == engine.n_kv_tokens
 
 

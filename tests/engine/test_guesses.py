@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hermes3.engine.engine import Engine
-from hermes3.engine.grammar import GrammarVocabulary
 from hermes3.engine.guesses import Guesser
 from hermes3.engine.model import Model
 from hermes3.engine.sampling import SamplingParams
@@ -81,30 +80,6 @@ def test_answers_are_the_same_with_and_without(model: Model, sampling: dict[str,
     n_steps = engine.counters.n_generated - engine.counters.n_right
     assert sum(len(each.answer) for each in sequences) == engine.counters.n_generated
     assert engine.counters.n_steps <= n_steps
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_a_grammar_forces_is_tried_at_once(model: Model, temperature: float) -> None:
-    """The same answers with and without, in fewer steps; more answers than may guess otherwise."""
-    vocabulary = GrammarVocabulary(
-        [bytes([i]) for i in range(256)], control_ids=(), end_ids=[10], encode=list, n_vocab=320
-    )
-    text = r'start: /[ab]{3}/ "{\"name\": \"get_weather\"" /[0-9]{4}/ "}, end"'
-    grammar = vocabulary.compile("lark", text)
-    found, n_steps = [], []
-    for is_on in (False, True):
-        engine = Engine(model, speculative=is_on)
-        params = [SamplingParams(temperature=temperature, seed=seed, max_tokens=99) for seed in range(6)]
-        sequences = [engine.add(random_ids(each.seed or 0, 10), each, grammar.matcher()) for each in params]
-        run(engine)
-        found.append([(each.answer, each.finish_reason) for each in sequences])
-        n_steps.append(engine.counters.n_steps)
-    vocabulary.close()
-    assert found[0] == found[1]
-    assert all(bytes(answer)[3:25] == b'{"name": "get_weather"' for answer, _ in found[1])
-    assert {reason for _, reason in found[1]} == {"stop"}
-    assert n_steps[0] == 35
-    assert n_steps[1] <= 20
 
 
 def test_a_forged_guesser_changes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,17 @@ class World:
     """A scheduler, and in place of a model a record of what was written into each slot."""
 
     def __init__(
-        self, n_pages: int, n_batch: int, n_sequences: int, *, n_idle: int = 0, prefix_caching: bool = False
+        self,
+        n_pages: int,
+        n_batch: int,
+        n_sequences: int,
+        *,
+        n_idle: int = 0,
+        prefix_caching: bool = False,
+        n_forced: int = 0,
+        n_beside: int | None = None,
     ) -> None:
+        self.n_forced, self.n_beside = n_forced, n_beside  # ids that come behind each new one
         self.allocator = PageAllocator(n_pages, PAGE, n_idle)
         self.scheduler = Scheduler(
             self.allocator, n_batch=n_batch, n_sequences=n_sequences, prefix_caching=prefix_caching
@@ -40,7 +49,7 @@ class World:
         return sequence
 
     def step(self) -> list[tuple[Sequence, int]]:
-        chunks, outgrown = self.scheduler.schedule()
+        chunks, outgrown = self.scheduler.schedule(self.n_beside)
         if outgrown is not None:
             self.scheduler.remove(outgrown)
             self.outgrown.append(outgrown)
@@ -74,7 +83,8 @@ class World:
                 self.extend(chunk.sequence)
 
     def extend(self, own: Sequence) -> None:
-        own.append(7, None)
+        for _ in range(min(1 + self.n_forced, own.params.max_tokens - own.n_answer)):
+            own.append(7, None)
         if own.n_answer == own.params.max_tokens:
             self.scheduler.remove(own)
 
@@ -98,6 +108,8 @@ class World:
         st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(0, 9), st.integers(0, 25)), max_size=12
     ),
     st.one_of(st.none(), st.integers(0, 12)),
+    st.integers(0, 9),
+    st.one_of(st.none(), st.integers(1, 5)),
 )
 def test_whatever_comes_ends_and_leaves_no_page_behind(
     n_pages: int,
@@ -105,14 +117,15 @@ def test_whatever_comes_ends_and_leaves_no_page_behind(
     n_sequences: int,
     requests: list[tuple[int, int, int, int]],
     n_idle: int | None,
+    n_forced: int,
+    n_beside: int | None,
 ) -> None:
     """Requests: prompt, answer, steps until it comes, steps until it is dropped (from 20: never).
 
     All prompts begin alike, the longer with the shorter; every other one differs from its sixth id on.
     """
-    world = World(
-        n_pages, n_batch, min(n_sequences, n_batch), n_idle=n_idle or 0, prefix_caching=n_idle is not None
-    )
+    options = {"n_idle": n_idle or 0, "prefix_caching": n_idle is not None, "n_forced": n_forced}
+    world = World(n_pages, n_batch, min(n_sequences, n_batch), n_beside=n_beside, **options)
     timed = sorted(requests, key=lambda request: request[2])
     dropped: dict[int, list[Sequence]] = {}
     for now in range(3000):
@@ -143,14 +156,47 @@ def test_running_answers_come_before_prompts_and_prompts_in_order() -> None:
     world = World(n_pages=50, n_batch=10, n_sequences=4)
     first = world.add(sequence(3, 20))
     world.step()
-    second, third = world.add(sequence(25)), world.add(sequence(6))
-    fourth, fifth = world.add(sequence(2)), world.add(sequence(2))
+    second, third, fourth, fifth = [world.add(sequence(n)) for n in (12, 12, 14, 2)]
     steps = [world.step() for _ in range(4)]
     assert steps[0] == [(first, 1), (second, 9)]
-    assert steps[1] == [(first, 1), (second, 9)]
-    assert steps[2] == [(first, 1), (second, 7), (third, 2)]
-    assert steps[3] == [(first, 1), (second, 1), (third, 4), (fourth, 2)]
+    assert steps[1] == [(first, 1), (second, 3), (third, 6)]
+    assert steps[2] == [(first, 1), (second, 1), (third, 6), (fourth, 2)]
     assert fifth in world.scheduler.waiting  # four run already
+    assert all(fifth not in [own for own, _ in step] for step in steps)
+
+
+def test_a_question_does_not_wait_for_a_book_nor_the_book_for_questions() -> None:
+    """Half of a step for those that are shorter, the rest of it, and what they leave, for the oldest."""
+    world = World(n_pages=200, n_batch=20, n_sequences=9)
+    book = world.add(sequence(200, 3))
+    assert world.step() == [(book, 20)]
+    questions = [world.add(sequence(n, 1)) for n in (8, 3, 6, 9)]
+    assert world.step() == [(book, 10), (questions[1], 3), (questions[2], 6), (questions[0], 1)]
+    assert world.step() == [(book, 10), (questions[0], 7), (questions[3], 3)]
+    assert world.step() == [(book, 14), (questions[3], 6)]
+    while book.n_left > 10:  # a new question in every step
+        world.add(sequence(10, 1))
+        assert (book, 10) in world.step()
+
+
+def test_prompts_beside_answers_are_held_to_what_they_may_take() -> None:
+    world = World(n_pages=50, n_batch=20, n_sequences=4, n_beside=4)
+    first = world.add(sequence(30, 3))
+    assert world.step() == [(first, 20)], "nobody waits for a next token"
+    assert world.step() == [(first, 10)]
+    second = world.add(sequence(10, 3))
+    assert world.step() == [(first, 1), (second, 4)]
+
+
+def test_forced_ids_are_computed_in_one_step() -> None:
+    """As far as the batch has room, and with the pages that they take."""
+    world = World(n_pages=50, n_batch=16, n_sequences=4, n_forced=9)
+    first = world.add(sequence(3, 30))
+    assert world.step() == [(first, 3)]
+    assert world.step() == [(first, 10)]
+    second = world.add(sequence(8, 30))
+    assert world.step() == [(first, 10), (second, 6)]
+    assert (first.n_answer, first.finish_reason) == (30, None)
 
 
 def test_last_come_gives_way_and_is_computed_anew() -> None:
@@ -215,13 +261,13 @@ def test_what_prompts_begin_with_is_computed_once() -> None:
         world.step()
     assert (first.n_cached, world.n_computed) == (0, 19 + 2)
     second, third = world.add(sequence(26, 3)), world.add(sequence(26, 3))
-    other = world.add(sequence(9, 3, 50))
+    other = world.add(sequence(12, 3, 50))
     world.step()
     assert (second.n_cached, second.n_computed, third.n_computed) == (16, 16 + 10, 16)
     while world.scheduler.running or world.scheduler.waiting:
         world.step()
     assert (second.n_cached, third.n_cached, other.n_cached) == (16, 24, 0)
-    assert world.n_computed == 21 + 10 + 2 + 2 + 2 + 9 + 2
+    assert world.n_computed == 21 + 10 + 2 + 2 + 2 + 12 + 2
     assert world.allocator.n_free == 40
 
 

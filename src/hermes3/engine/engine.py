@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 
 from hermes3 import _native
 from hermes3.engine.cache import PageAllocator, available_memory
 from hermes3.engine.grammar import Matcher
 from hermes3.engine.model import F32, KVType, Model
+from hermes3.engine.pace import LATENCY_S, Pace
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.engine.scheduler import Chunk, Scheduler, make_batch
 from hermes3.engine.scoring import Scorer
@@ -27,6 +29,7 @@ MEMORY_SHARE = 0.5  # of what is available, for keys and values
 IDLE_SHARE = 0.25  # of the cache, for beginnings that nobody uses at the moment
 MOST_GUESSING = 4  # answers at once: with more, rows cost what they bring, and only what is forced is tried
 MAX_THREADS = 1024
+MAX_LATENCY_S = 3600.0
 _UNBOUND = (1 << 20, 1 << 12)  # tokens and rows where no model has its buffers yet
 
 
@@ -55,6 +58,7 @@ class Counters:
     n_steps: int = 0
     n_computed: int = 0  # tokens that went through the model, those computed anew included
     n_generated: int = 0
+    n_forced: int = 0  # of those, ids that a grammar forced and no logits were computed for
     n_guessed: int = 0  # ids tried that might come next
     n_right: int = 0  # of those, the ones that came
 
@@ -75,8 +79,9 @@ class Engine:
             need, but no more than half of the available memory.
         prefix_caching: whether what a prompt begins with is taken from earlier sequences that began alike; up
             to a quarter of the cache is kept for that when nothing runs. Changes no bit of any answer.
-        speculative: whether steps try several ids: what a grammar forces, and guesses (``guesses``). Each is
-            still drawn from its own row of logits, so that no answer changes, at any temperature.
+        speculative: whether a step may bring several ids: what a grammar forces, which needs no logits, and
+            guesses (``guesses``), each still drawn from its own row. No answer changes, at any temperature.
+        latency_s: seconds that a step may take while answers run, as far as parts of prompts decide on that.
 
     Attributes:
         n_ctx, n_batch, n_sequences: as above.
@@ -101,6 +106,7 @@ class Engine:
         kv_bytes: int | None = None,
         prefix_caching: bool = True,
         speculative: bool = True,
+        latency_s: float = LATENCY_S,
     ) -> None:
         limit = source.config.max_position_embeddings
         most_tokens, most_rows = (source.n_batch, source.n_rows) if isinstance(source, Model) else _UNBOUND
@@ -124,7 +130,8 @@ class Engine:
             n_sequences=self.n_sequences,
             prefix_caching=prefix_caching,
         )
-        self._guesses = speculative
+        self._speculative = speculative
+        self._pace = Pace(_checked_seconds("latency_s", latency_s))
         self._lock = threading.Lock()  # of the scheduler; the model computes without it
         self._computing = threading.Lock()  # of the model's buffers
         self.counters = Counters()
@@ -188,6 +195,7 @@ class Engine:
         if matcher is not None and params.ignore_eos:
             raise RequestError("ignore_eos cannot hold where a grammar says how it ends", param="ignore_eos")
         sequence = Sequence(ids, params, n_vocab, matcher)
+        sequence.will_end = self._take_forced(sequence)
         with self._lock:
             self._scheduler.add(sequence)
         return sequence
@@ -217,38 +225,48 @@ class Engine:
             what is new, for those sequences where something is. A failure that one sequence causes ends that
             one with "error"; the others are computed without it.
         """
+        began = time.perf_counter()
         with self._lock:
-            outputs = self._drop_cancelled()
-            chunks, outgrown = self._scheduler.schedule()
+            outputs = self._drop()
+            chunks, outgrown = self._scheduler.schedule(self._pace.n_prompt_tokens())
             if outgrown is not None:
                 outputs.append(self._end(outgrown, "length"))
         if not chunks:
             return outputs
         self.counters.n_steps += 1
-        if self._guesses:
+        n_answers = sum(chunk.sequence.is_answering for chunk in chunks)
+        n_prompt = sum(chunk.n_tokens for chunk in chunks if not chunk.sequence.is_answering)
+        if self._speculative:
             chunks = self._with_guesses(chunks)
         try:
             logits = self._forward(chunks)
         except Exception as error:
             return outputs + self._each_alone(chunks, error)
-        return outputs + self._commit(chunks, logits)
+        outputs += self._commit(chunks, logits)
+        self._pace.note(n_answers, n_prompt, time.perf_counter() - began)
+        return outputs
 
     def _with_guesses(self, chunks: list[Chunk]) -> list[Chunk]:
         """Adds guesses to answers as far as there are rows, and room in the pages that they have already."""
         n_answers = sum(chunk.is_last for chunk in chunks)
         n_rows = min(self.n_sequences - n_answers, self.n_batch - sum(chunk.n_tokens for chunk in chunks))
+        share = -(-n_rows // max(1, n_answers))
         tried = []
         for chunk in chunks:
             sequence, guesses = chunk.sequence, list[int]()
             if chunk.is_last:
-                n_page = sequence.pages.size * _native.PAGE
-                n_last = sequence.n_prompt + (sequence.params.max_tokens or self.n_ctx)
-                end = min(n_page, self.n_ctx - 1, n_last - 1)
-                n_room = max(0, min(n_rows, end - len(sequence.ids)))
+                n_page = sequence.pages.size * _native.PAGE - len(sequence.ids)
+                n_room = max(0, min(n_rows, share, n_page, self._room(sequence) - 1))
                 guesses = sequence.guesses(n_room, may_look_up=n_answers <= MOST_GUESSING)
             n_rows -= len(guesses)
             tried.append(chunk._replace(guesses=guesses))
         return tried
+
+    def _room(self, sequence: Sequence) -> int:
+        """Ids that its answer may still take, by max_tokens, the context and the cache."""
+        n_ids, most = len(sequence.ids), sequence.params.max_tokens
+        by_request = self.n_ctx if most is None else most - sequence.n_answer
+        return min(by_request, self.n_ctx - n_ids, self.n_kv_tokens - n_ids)
 
     def _forward(self, chunks: list[Chunk]) -> F32:
         with self._computing:
@@ -258,7 +276,7 @@ class Engine:
         """After a failed step, finds whom it concerns: rows do not depend on their company."""
         if len(chunks) == 1:
             with self._lock:
-                return [self._end(chunks[0].sequence, "error", error=error)]
+                return [self._end(chunks[0].sequence, "error", error)]
         outputs = []
         for chunk in chunks:
             try:
@@ -270,7 +288,7 @@ class Engine:
         return outputs
 
     def _commit(self, chunks: list[Chunk], logits: F32) -> list[StepOutput]:
-        """Counts what is computed, and gives each sequence that is computed to its end the next id."""
+        """Counts what is computed, and gives each sequence that is computed to its end the next ids."""
         rows = iter(logits)
         outputs = []
         for chunk in chunks:
@@ -281,69 +299,91 @@ class Engine:
             if own and not chunk.sequence.is_cancelled:
                 outputs.append(self._extend(chunk, own))
         with self._lock:
-            return outputs + self._drop_cancelled()
+            return outputs + self._drop()
 
     def _extend(self, chunk: Chunk, rows: Ids[F32]) -> StepOutput:
-        """Gives a sequence its next id, and one more for each guess that was right."""
-        sequence, guesses = chunk.sequence, chunk.guesses
-        output = StepOutput(sequence)
-        for index, row in enumerate(rows):
+        """Gives a sequence its next ids: one, what is forced after it, and more while guesses were right."""
+        sequence, guesses, n_right = chunk.sequence, chunk.guesses, 0
+        is_confirmed = True
+        while is_confirmed:
+            n_before = len(sequence.ids)
             try:
-                token, logprob = self._choose(sequence, row)
+                reason = self._choose(sequence, rows[n_right])
             except Exception as error:
                 with self._lock:
-                    return self._end(sequence, "error", output.ids, output.logprobs, error)
-            output.ids.append(token)
-            output.logprobs.extend([] if logprob is None else [logprob])
-            reason = self._reason_to_end(sequence, token)
+                    return self._end(sequence, "error", error)
             if reason is not None:
                 with self._lock:
-                    return self._end(sequence, reason, output.ids, output.logprobs)
-            if index == len(guesses) or guesses[index] != token:
-                break
-            with self._lock:
-                self._scheduler.advance(Chunk(sequence, 1))  # its keys and values are there
+                    return self._end(sequence, reason)
+            new = sequence.ids[n_before:]
+            n_same = _n_same(guesses[n_right:], new)
+            if n_same:  # their keys and values are there
+                with self._lock:
+                    self._scheduler.advance(Chunk(sequence, n_same))
+            n_right += n_same
+            is_confirmed = n_same == len(new)
         if guesses:
-            sequence.judge(len(guesses), len(output.ids) - 1)
+            sequence.judge(len(guesses), n_right)
             self.counters.n_guessed += len(guesses)
-            self.counters.n_right += len(output.ids) - 1
-        return output
+            self.counters.n_right += n_right
+        return StepOutput(sequence, *sequence.tell())
 
-    def _choose(self, sequence: Sequence, row: F32) -> tuple[int, TokenLogprob | None]:
-        matcher = sequence.matcher
-        token, logprob = sequence.sampler.sample(row, None if matcher is None else matcher.mask())
+    def _choose(self, sequence: Sequence, row: F32) -> FinishReason | None:
+        """Takes the next id, and those that it makes the only ones; says whether that ends the answer."""
+        matcher, sampler = sequence.matcher, sequence.sampler
+        if matcher is not None and matcher.forced:
+            token = matcher.forced[0]
+            logprob = sampler.logprob(row, token)
+        else:
+            token, logprob = sampler.sample(row, None if matcher is None else matcher.mask())
         if matcher is not None:
             matcher.accept(token)
-        sequence.append(token, logprob)
-        self.counters.n_generated += 1
-        return token, logprob
+        reason = self._take(sequence, [token], logprob)
+        return reason or self._take_forced(sequence)
 
-    def _reason_to_end(self, sequence: Sequence, token: int) -> FinishReason | None:
+    def _take_forced(self, sequence: Sequence) -> FinishReason | None:
+        """Takes the ids that the grammar forces next: nothing needs to be computed to know them.
+
+        Where log-probabilities are asked for, each needs its row and is taken from there.
+        """
+        matcher = sequence.matcher
+        if matcher is None or sequence.params.logprobs is not None or not self._speculative:
+            return None
+        reason = None
+        while reason is None and (forced := matcher.take_forced(self._room(sequence))):
+            reason = self._take(sequence, forced)
+            self.counters.n_forced += len(forced)
+        return reason
+
+    def _take(
+        self, sequence: Sequence, ids: Ids[int], logprob: TokenLogprob | None = None
+    ) -> FinishReason | None:
+        """Appends ids, up to one that ends the answer; says whether it ends with them."""
         params = sequence.params
-        if token in params.stop_ids or (not params.ignore_eos and token in self._model.eos_ids):
-            return "stop"
+        for token in ids:
+            sequence.append(token, logprob)
+            self.counters.n_generated += 1
+            if token in params.stop_ids or (not params.ignore_eos and token in self._model.eos_ids):
+                return "stop"
         if sequence.matcher is not None and sequence.matcher.is_over:
             return "stop"
         if sequence.n_answer == params.max_tokens or len(sequence.ids) >= self.n_ctx:
             return "length"
         return None
 
-    def _end(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        ids: Ids[int] = (),
-        logprobs: Ids[TokenLogprob] = (),
-        error: Exception | None = None,
-    ) -> StepOutput:
+    def _end(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> StepOutput:
         self._scheduler.remove(sequence)
         sequence.finish(reason, error)
-        return StepOutput(sequence, list(ids), list(logprobs), reason, error)
+        return StepOutput(sequence, *sequence.tell(), reason, error)
 
-    def _drop_cancelled(self) -> list[StepOutput]:
-        scheduler = self._scheduler
-        cancelled = [each for each in (*scheduler.running, *scheduler.waiting) if each.is_cancelled]
-        return [self._end(sequence, "cancelled") for sequence in cancelled]
+    def _drop(self) -> list[StepOutput]:
+        """Ends those that were cancelled, and those whose whole answer was known before it was computed."""
+        outputs = []
+        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
+            reason: FinishReason | None = "cancelled" if sequence.is_cancelled else sequence.will_end
+            if reason is not None:
+                outputs.append(self._end(sequence, reason))
+        return outputs
 
     def _n_pages(self, dtype: KVType, kv_bytes: int | None) -> int:
         config = self._model.config
@@ -357,6 +397,19 @@ class Engine:
                 param="kv_bytes",
             )
         return int(min(n_pages, self.n_sequences * -(-self.n_ctx // _native.PAGE)))
+
+
+def _checked_seconds(name: str, value: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MAX_LATENCY_S:
+        limit = f"it must be a number of seconds above 0, at most {MAX_LATENCY_S:.0f}"
+        raise RequestError(f"{name} is {value!r:.80}, {limit}", param=name)
+    return float(value)
+
+
+def _n_same(guesses: Ids[int], ids: Ids[int]) -> int:
+    """How many ids both begin with."""
+    pairs = zip(guesses, ids, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _checked(name: str, value: int | None, default: int, most: int) -> int:

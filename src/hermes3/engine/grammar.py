@@ -128,8 +128,8 @@ class Matcher:
 
     Attributes:
         is_over: the grammar is satisfied and allows nothing more.
-        forced: ids of the text that must come next, if any, as the tokenizer would write it; the mask may
-            allow other ways to write the same.
+        forced: ids of the text that must come next, if any, as the tokenizer would write it whatever follows;
+            the mask may allow other ways to write the same.
     """
 
     def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
@@ -137,9 +137,10 @@ class Matcher:
         self._mask = np.zeros(n_words, np.uint32)
         self._pool = pool
         self._param = param
+        self._computing: Future[None] | None = None
         self.is_over = False
         self.forced: list[int] = matcher.compute_ff_tokens()
-        self._computing: Future[None] = pool.submit(self._compute)
+        self._start()
 
     def mask(self) -> Mask:
         """Bits of the ids that may come next, uint32 (ceil(n_vocab / 32),); waits for them if need be.
@@ -147,6 +148,8 @@ class Matcher:
         Raises:
             RequestError: the grammar is too complex to go on.
         """
+        if self._computing is None:
+            self._computing = self._pool.submit(self._compute)
         self._computing.result()
         return self._mask
 
@@ -156,13 +159,42 @@ class Matcher:
         Raises:
             Hermes3Error: the grammar does not allow it.
         """
-        self._computing.result()
+        self._wait()
         if not self._matcher.consume_token(token):
             raise Hermes3Error(f"the grammar does not allow id {token}: {_words(self._matcher)}")
+        self._move()
+
+    def take_forced(self, most: int) -> list[int]:
+        """Goes on by up to ``most`` of the ids that must come next, and says by which; there may be more.
+
+        Raises:
+            RequestError: the grammar is too complex to go on.
+        """
+        taken = self.forced[: max(0, most)]
+        if not taken:
+            return []
+        self._wait()
+        n_taken = self._matcher.try_consume_tokens(taken)
+        if n_taken:
+            self._move()
+        else:
+            self.forced = []  # not what the mask says: that one counts
+            self._start()
+        return taken[:n_taken]
+
+    def _wait(self) -> None:
+        if self._computing is not None:
+            self._computing.result()
+
+    def _move(self) -> None:
         self.is_over = self._matcher.is_stopped()
         self.forced = [] if self.is_over else self._matcher.compute_ff_tokens()
-        if not self.is_over:
-            self._computing = self._pool.submit(self._compute)
+        self._start()
+
+    def _start(self) -> None:
+        """Starts on the next mask, unless there is nothing to choose."""
+        nothing_to_choose = self.is_over or self.forced
+        self._computing = None if nothing_to_choose else self._pool.submit(self._compute)
 
     def _compute(self) -> None:
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)

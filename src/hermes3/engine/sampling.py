@@ -169,6 +169,15 @@ class Sampler:
             token = self._draw(logits)
         return token, None if raw is None or n_top is None else _logprob(raw, token, n_top, logits)
 
+    def logprob(self, logits: NDArray[np.float32], token: int) -> TokenLogprob | None:
+        """Log-probabilities of an id that was not chosen here, where the parameters ask for them.
+
+        Args:
+            logits: float32 (n_vocab,), overwritten.
+        """
+        n_top = self.params.logprobs
+        return None if n_top is None else _logprob(logits, token, n_top, np.empty_like(logits))
+
     def accept(self, token: int) -> None:
         """Takes an id as part of the answer: penalties count it and the random numbers move on."""
         self._n_accepted += 1

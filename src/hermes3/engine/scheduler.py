@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -76,7 +75,7 @@ def make_batch(chunks: Ordered[Chunk], page_size: int) -> Batch:
 
 
 class Scheduler:
-    """Running sequences first, one token each, then prompts in order of arrival, in chunks.
+    """Running answers first, then prompts in chunks: the oldest, and beside it those that are shorter.
 
     A sequence gets the pages of all its ids when it is admitted, so that no prompt is stuck half-way; an
     answer takes a page when it needs one. Where none is left, the sequence that came last gives up its own
@@ -117,33 +116,65 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def schedule(self) -> tuple[list[Chunk], Sequence | None]:
-        """The next step's chunks, and the sequence that, though alone, has outgrown the cache, if any."""
+    def schedule(self, n_beside: int | None = None) -> tuple[list[Chunk], Sequence | None]:
+        """The next step's chunks, and the sequence that, though alone, has outgrown the cache, if any.
+
+        Args:
+            n_beside: most tokens of prompts in a step in which answers go on; None for what n_batch leaves.
+        """
+        chunks, outgrown = self._answers()
+        budget = self.n_batch - sum(chunk.n_tokens for chunk in chunks)
+        if chunks and n_beside is not None:
+            budget = min(budget, n_beside)
+        while self._admit():
+            pass
+        return chunks + self._prompts(budget), outgrown
+
+    def _answers(self) -> tuple[list[Chunk], Sequence | None]:
+        """Running answers: the last id of each, and what was forced behind it as far as there is room."""
         chunks: list[Chunk] = []
         outgrown = None
+        spare = self.n_batch - sum(sequence.is_answering for sequence in self.running)
         for sequence in list(self.running):
-            if sequence.n_left != 1 or not sequence.pages.size:  # without pages: a former one took its room
+            if not sequence.is_answering:  # a former one may have taken its room
                 continue
             if self._make_room(sequence):
-                chunks.append(Chunk(sequence, 1))
+                chunks.append(Chunk(sequence, min(sequence.n_left, 1 + spare)))
+                spare -= chunks[-1].n_tokens - 1
             elif sequence.pages.size:
                 outgrown = sequence
-        budget, prompts = self.n_batch - len(chunks), self._prompts()
-        coming: set[Link] = set()  # pages that this step computes
-        while budget and (prompt := next(prompts, None)):
-            link = self._take_over(prompt) if self._remembers else None
-            if link in coming:
-                continue
-            chunks.append(Chunk(prompt, min(budget, prompt.n_left)))
-            budget -= chunks[-1].n_tokens
-            if link is not None and chunks[-1].n_tokens >= self.allocator.page_size:
-                coming.add(link)
         return chunks, outgrown
+
+    def _prompts(self, budget: int) -> list[Chunk]:
+        """Parts of prompts, in all so many tokens: the oldest's, then those of shorter ones, then the others.
+
+        Shorter ones have half of the tokens, as far as they need them, and the oldest has the other half: a
+        question is not kept waiting by a book, nor a book by questions.
+        """
+        prompts = [sequence for sequence in self.running if not sequence.is_answering]
+        chosen: dict[Sequence, int] = {}
+        coming: set[Link] = set()  # pages that this step computes
+        for prompt in _in_turn(prompts):
+            link = self._take_over(prompt) if self._remembers else None
+            if not budget or link in coming:
+                continue
+            n_most = budget
+            if prompt is prompts[0]:
+                n_shorter = sum(each.n_left for each in prompts if each.n_left < prompt.n_left)
+                n_most = max(budget - n_shorter, budget - budget // 2)
+            chosen[prompt] = min(n_most, prompt.n_left)
+            budget -= chosen[prompt]
+            if link is not None and chosen[prompt] >= self.allocator.page_size:
+                coming.add(link)
+        if budget and chosen:
+            chosen[prompts[0]] += min(budget, prompts[0].n_left - chosen[prompts[0]])
+        return [Chunk(prompt, n_tokens) for prompt, n_tokens in chosen.items()]
 
     def advance(self, chunk: Chunk) -> None:
         """Counts a chunk's ids as computed, and remembers the pages that are full now."""
         sequence, allocator = chunk.sequence, self.allocator
         sequence.n_computed += chunk.n_tokens
+        sequence.is_answering = sequence.is_answering or not sequence.n_left
         n_full, before = sequence.prefix
         while self._remembers and (n_full + 1) * allocator.page_size <= sequence.n_computed:
             link = self._link(sequence, n_full, before)
@@ -192,20 +223,21 @@ class Scheduler:
         return Link(before, np.array(sequence.ids[n_full * size : (n_full + 1) * size], np.int32).tobytes())
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Gives it a page for its last id, if need be that of a later one.
+        """Gives it pages for its last ids, if need be those of a later one.
 
         Returns:
             False where it came last and gave up its own pages, or is alone and keeps them.
         """
-        if self.allocator.pages_for(len(sequence.ids)) == sequence.pages.size:
+        n_missing = self.allocator.pages_for(len(sequence.ids)) - sequence.pages.size
+        if not n_missing:
             return True
-        while (page := self.allocator.take(1)) is None:
+        while (fresh := self.allocator.take(n_missing)) is None:
             last = self.running[-1]
             if last is not self.running[0]:
                 self._preempt(last)
             if last is sequence:
                 return False
-        sequence.pages = np.append(sequence.pages, page)
+        sequence.pages = np.append(sequence.pages, fresh)
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -219,12 +251,8 @@ class Scheduler:
         self.allocator.give_back(sequence.pages)
         sequence.pages = sequence.pages[:0]
         sequence.n_computed = 0
+        sequence.is_answering = False
         sequence.prefix = 0, 0
-
-    def _prompts(self) -> Iterator[Sequence]:
-        yield from [running for running in self.running if running.n_left > 1]
-        while self._admit():
-            yield self.running[-1]
 
     def _admit(self) -> bool:
         """Lets the first that waits run, if it fits and leaves a page to each of those that run already."""
@@ -245,3 +273,13 @@ class Scheduler:
         sequence.started = sequence.started or time.perf_counter()
         self.running.append(sequence)
         return True
+
+
+def _in_turn(prompts: list[Sequence]) -> list[Sequence]:
+    """The oldest, those shorter than it from the shortest on, then the others as they came."""
+    if not prompts:
+        return []
+    n_left = prompts[0].n_left
+    shorter = [prompt for prompt in prompts if prompt.n_left < n_left]
+    others = [prompt for prompt in prompts[1:] if prompt.n_left >= n_left]
+    return [prompts[0], *sorted(shorter, key=lambda prompt: prompt.n_left), *others]

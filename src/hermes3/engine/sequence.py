@@ -24,6 +24,9 @@ class Sequence:
         n_prompt: how many of them are the prompt.
         n_computed: how many have their keys and values in the cache.
         matcher: where it is in the grammar that binds its answer; None where none does.
+        is_answering: whether the cache has held all its ids since it was (last) admitted, so that what it has
+            beyond n_computed are ids of the answer.
+        n_told: how many ids of the answer have been given out.
         n_cached: how many of the prompt's had them there already when it was (last) admitted.
         prefix: (full pages that are remembered by what they hold, the number of the prefix they make).
         pages: the cache's pages that hold them, int32, in order of position.
@@ -31,7 +34,7 @@ class Sequence:
         finish_reason: "stop" (an end or stop id), "length" (max_tokens, context or memory is full),
             "cancelled", "error" (``error`` holds it), or None while it runs.
         added, started, answered, finished: seconds of ``time.perf_counter``: when it came, when its first ids
-            went into the model, when its first new id was there, when it ended; None before.
+            went into the model, when its first new ids were given out, when it ended; None before.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Sequence:
         self.ids = list(prompt)
         self.n_prompt = len(self.ids)
         self.n_computed = 0
+        self.is_answering = False
+        self.n_told = 0
         self.n_cached = 0
         self.prefix = (0, 0)
         self.pages: Pages = np.empty(0, np.int32)
@@ -50,6 +55,7 @@ class Sequence:
         self._was_forced = False
         self.logprobs: list[TokenLogprob] = []
         self.is_cancelled = False  # asked for; finish_reason says when it is done
+        self.will_end: FinishReason | None = None  # known before its first step
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self.added = time.perf_counter()
@@ -99,8 +105,13 @@ class Sequence:
         self.sampler.accept(token)
         if logprob is not None:
             self.logprobs.append(logprob)
-        if self.answered is None:
+
+    def tell(self) -> tuple[list[int], list[TokenLogprob]]:
+        """The ids of the answer that have not been given out yet, and their log-probabilities."""
+        first, self.n_told = self.n_told, self.n_answer
+        if self.n_told and self.answered is None:
             self.answered = time.perf_counter()
+        return self.ids[self.n_prompt + first :], self.logprobs[first:]
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends it, once."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from hermes3.engine.grammar import Grammar
 from hermes3.engine.model import KVType
+from hermes3.engine.pace import LATENCY_S
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scoring
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
@@ -69,8 +70,10 @@ class LLM:
             need, and at most half of what is available.
         prefix_caching: whether what a prompt begins with is taken from earlier requests that began alike
             (an earlier turn, the same tools) instead of computed again. No answer changes by a bit.
-        speculative: whether several ids are tried in one step where the prompt lets guess them. No answer
-            changes by a token, at any temperature.
+        speculative: whether a step may bring several ids, where a grammar forces them or the prompt lets
+            guess them. No answer changes by a token, at any temperature.
+        latency_s: seconds that a step may take while answers run; long prompts of others are computed beside
+            them in parts of that size (at least 32 tokens).
         bos: whether prompts begin with the BOS token; None for what the model's own template says.
 
     Attributes:
@@ -96,6 +99,7 @@ class LLM:
         kv_bytes: int | None = None,
         prefix_caching: bool = True,
         speculative: bool = True,
+        latency_s: float = LATENCY_S,
         bos: bool | None = None,
     ) -> None:
         from hermes3.weights import hub
@@ -112,6 +116,7 @@ class LLM:
                 kv_bytes=kv_bytes,
                 prefix_caching=prefix_caching,
                 speculative=speculative,
+                latency_s=latency_s,
             ),
             name=name if name in hub.KNOWN else path.stem if path.is_file() else path.name,
             path=path,

@@ -9,6 +9,7 @@ from typing import Self
 
 from hermes3.engine.engine import Engine
 from hermes3.engine.model import KVType
+from hermes3.engine.pace import LATENCY_S
 from hermes3.errors import FormatError
 from hermes3.prompt.chatml import Template
 from hermes3.tokenizer import Tokenizer
@@ -42,6 +43,7 @@ class Parts:
         kv_bytes: int | None,
         prefix_caching: bool = True,
         speculative: bool = True,
+        latency_s: float = LATENCY_S,
     ) -> Self:
         """From a GGUF file or a folder; arguments as for ``LLM``.
 
@@ -61,6 +63,7 @@ class Parts:
                 kv_bytes=kv_bytes,
                 prefix_caching=prefix_caching,
                 speculative=speculative,
+                latency_s=latency_s,
             )
             tokenizer, template = reading.result()
         return cls(engine, tokenizer, template, tokenizer.eos_ids | checkpoint.eos_ids)
