@@ -28,6 +28,7 @@ ONLY_IN = {  # third-party library -> the rooms that may import it
     **{library: {"cli"} for library in ("typer", "rich", "prompt_toolkit")},
     "huggingface_hub": {"weights"},
     "pydantic": {"prompt", "server", "agent"},
+    "pydantic_settings": {"server"},
     "mcp": {"agent"},
     "tokenizers": {"tokenizer"},
     "llguidance": {"engine"},

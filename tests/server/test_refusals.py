@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Iterator
@@ -260,6 +261,31 @@ def test_only_json_is_read(http: httpx.Client, kind: str) -> None:
     refusal(http.post("/v1/completions", content=json.dumps(TEXT), headers={"content-type": kind}), 415)
 
 
+def test_a_gzip_bomb_is_not_unpacked(http: httpx.Client) -> None:
+    bomb = gzip.compress(b" " * (64 << 20))
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    assert len(bomb) < 100_000
+    refusal(http.post("/v1/completions", content=bomb, headers=headers), 415)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "name",
+    ["chat_template", "chat_template_kwargs", "template", "documents", "tokenizer", "tool_parser",
+     "tool_call_parser", "guided_decoding_backend", "lora_path", "model_path", "priority", "cache_salt"],
+)  # fmt: skip
+def test_nothing_internal_comes_with_a_request(http: httpx.Client, path: str, name: str) -> None:
+    error = refusal(http.post(path, json={**PATHS[path], name: "{{ ().__class__.__mro__ }}"}))
+    assert error["param"] == name
+
+
+def test_jinja_in_a_message_stays_text(http: httpx.Client) -> None:
+    hostile = "{{ 7 * 7 }}{% for i in range(10**9) %}{% endfor %}"
+    messages = [{"role": role, "content": hostile} for role in ("system", "user", "assistant", "user")]
+    shown = http.post("/apply-template", json={"model": "fake", "messages": messages}).json()["prompt"]
+    assert shown.count(hostile) == 4
+
+
 def test_bodies_are_bounded(http: httpx.Client) -> None:
     big = {**TEXT, "prompt": "x" * Limits().max_body_bytes}
     refusal(http.post("/v1/completions", json=big), 413)
@@ -271,7 +297,7 @@ def test_slow_bodies_are_bounded() -> None:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as slow:
             slow.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                 b"content-length: 99\r\n\r\n{"
             )
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")

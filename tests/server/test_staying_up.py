@@ -208,7 +208,7 @@ def test_who_leaves_frees_the_pages(smol_gguf: Path, stream: bool) -> None:
         raw = json.dumps({**body, "stream": stream}).encode()
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
-            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n"
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(raw)}\r\n"
             client.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + raw)
             wait_for(lambda: llm.load().n_generated > 2, 30)
             assert llm.load().n_free_kv_tokens < full - 400

@@ -138,26 +138,46 @@ def pull(model: options.PullModel) -> None:
 @app.command()
 def serve(
     model: options.Model = None,
-    host: options.Host = "127.0.0.1",
-    port: options.Port = 8000,
+    host: options.Host = None,
+    port: options.Port = None,
     ctx: options.Ctx = None,
     threads: options.Threads = None,
     served_model_name: options.ServedModelName = None,
     api_key: options.ApiKey = None,
+    api_key_file: options.ApiKeyFile = None,
+    allowed_host: options.AllowedHost = None,
+    cors_origin: options.CorsOrigin = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    log_format: options.LogFormat = None,
     limit: options.ServerLimit = None,
+    config: options.Config = None,
+    print_config: options.PrintConfig = False,
 ) -> None:
     """Serve a model with OpenAI's protocol.
+
+    Each option can stand in a TOML file (--config) or the environment (HERMES3_PORT and so on) too; a flag
+    goes before the environment, that before the file. --print-config prints what holds, as such a file.
 
     \b
     Examples:
       hermes3 serve --model 3b
       hermes3 serve --model 3b --host 0.0.0.0 --api-key "$(openssl rand -hex 16)"
+      hermes3 serve --config server.toml --limit drain_s=60
+      hermes3 serve --print-config > server.toml
       curl http://127.0.0.1:8000/v1/models
     """
+    flags: dict[str, Any] = {
+        "model": model, "host": host, "port": port, "ctx": ctx, "threads": threads,
+        "served_model_name": served_model_name, "api_key": api_key, "api_key_file": api_key_file,
+        "allowed_host": allowed_host, "cors_origin": cors_origin, "tls_cert": tls_cert, "tls_key": tls_key,
+        "log_format": log_format,
+    }  # fmt: skip
     with exit_codes():
         from hermes3.cli.serve import run
 
-        run(model, host, port, ctx, threads, served_model_name, api_key, limit)
+        given = {name: value for name, value in flags.items() if value not in (None, [])}
+        run(given, limit or [], config, print_config)
 
 
 @app.command()

@@ -80,16 +80,39 @@ SchemaFile = Annotated[
 
 PullModel = Annotated[str, typer.Argument(metavar="MODEL", help="smol, 3b, 8b or hf:owner/repo[:file].")]
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")]
+Host = Annotated[
+    str | None, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine's; default: 127.0.0.1.")
+]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port; 0: any free one; default: 8000.")
+]
 ServedModelName = Annotated[str | None, typer.Option(help="What /v1/models calls the model.")]
 ApiKey = Annotated[
+    list[str] | None, typer.Option(help="Key that clients must send; may be given again.")
+]
+ApiKeyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Keys, or sha256:HEX of them, one a line, with a name.")
+]
+AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(envvar="HERMES3_API_KEY", help="Key that clients must send; may be given again."),
+    typer.Option(metavar="NAME", help="Name that this server answers to; *: any; may be given again."),
+]
+CorsOrigin = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ORIGIN", help="Web page that may ask, https://example.org; may be given again."),
+]
+TlsCert = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate chain, PEM: https.")]
+TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="The certificate's private key, PEM.")]
+LogFormat = Annotated[
+    str | None, typer.Option(metavar="FORMAT", help="Text, or json: an object a line; default: text.")
 ]
 ServerLimit = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="NAME=VALUE", help="A bound, as drain_s=60; may be given again."),
+]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, TOML.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the settings that hold, as a TOML file.")
 ]
 
 Requests = Annotated[Path, typer.Argument(metavar="IN", help="Requests, a JSON object a line.")]

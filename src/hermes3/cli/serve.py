@@ -1,38 +1,37 @@
-"""`hermes3 serve`: find the model, then hand over to the server."""
+"""`hermes3 serve`: settings and model, then over to the server."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from hermes3.cli.models import located
 
 
-def run(
-    model: str | None,
-    host: str,
-    port: int,
-    n_ctx: int | None,
-    n_threads: int | None,
-    served_model_name: str | None,
-    api_key: list[str] | None,
-    limit: list[str] | None,
-) -> None:
-    """Serve until Ctrl-C.
+def run(flags: Mapping[str, Any], limit: list[str], config: Path | None, print_config: bool) -> None:
+    """Serve until Ctrl-C, or print the settings.
+
+    Args:
+        flags: what was given by flag.
+        limit: bounds as NAME=VALUE; they go before those of other sources.
 
     Raises:
-        Hermes3Error: a limit is wrong, there is no such model, or it cannot be fetched or loaded.
+        Hermes3Error: a setting is wrong, there is no such model, or it cannot be fetched or loaded.
     """
     from hermes3.server.limits import Limits
+    from hermes3.server.settings import as_toml, load
 
-    limits = Limits.of(limit or ())
-    name, path = located(model)
+    Limits.of(limit)
+    bounds = dict(each.split("=", 1) for each in limit)
+    settings = load({**flags, "limits": bounds} if bounds else flags, config)
+    if print_config:
+        print(as_toml(settings), end="")
+        return
+    name, path = located(settings.model)
     from hermes3.server import process
 
     process.serve(
-        model=str(path),
-        host=host,
-        port=port,
-        n_ctx=n_ctx,
-        n_threads=n_threads,
-        served_model_name=served_model_name or name,
-        api_key=api_key,
-        limits=limits,
+        str(path),
+        settings.model_copy(update={"served_model_name": settings.served_model_name or name}),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -21,6 +22,8 @@ from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, names_of
 from hermes3.server.failures import Failure, failure_of
 from hermes3.server.headers import HeaderLimits
+from hermes3.server.hosts import LOOPBACK_NAMES, HostNames
+from hermes3.server.keys import CALLER, Keys
 from hermes3.server.limits import Limits
 from hermes3.server.metrics import Metrics
 from hermes3.server.texts import Texts
@@ -35,7 +38,10 @@ def create_app(
     *,
     served_model_name: str | None = None,
     api_keys: Sequence[str] = (),
+    api_key_file: Path | None = None,
     limits: Limits | None = None,
+    hosts: Sequence[str] = LOOPBACK_NAMES,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application over one model.
 
@@ -45,15 +51,24 @@ def create_app(
             the hall's are taken too.
         api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but /health and /ready;
             none for no check.
+        api_key_file: more keys, see ``Keys.of``.
         limits: how much is taken on; None for the defaults.
+        hosts: names that requests may be for, see ``HostNames``; IP addresses always are.
+        cors_origins: web pages, by origin, whose scripts may ask; "*" for all.
+
+    Raises:
+        Hermes3Error: see ``Keys.of``; a limit of each key where there are none.
     """
     name, limits = served_model_name or llm.name, limits or Limits()
+    keys = Keys.of(api_keys, api_key_file)
+    if not keys.digests and (limits.requests_per_minute or limits.tokens_per_minute):
+        raise Hermes3Error("requests_per_minute and tokens_per_minute are for each API key: set keys")
     metrics = Metrics(name)
     desk = Desk(llm, limits, metrics)
     app = FastAPI(title="hermes3", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_watched)
     app.state.desk, app.state.metrics = desk, metrics
     routes = Endpoints(llm, name, names_of(llm), desk, metrics)
-    guard = Depends(_key_check(api_keys))
+    guard = Depends(_key_check(keys))
     v1 = APIRouter(prefix="/v1", dependencies=[guard])
     v1.add_api_route("/chat/completions", routes.chat, methods=["POST"], response_model=None)
     v1.add_api_route("/completions", routes.completions, methods=["POST"], response_model=None)
@@ -75,6 +90,11 @@ def create_app(
         app.add_exception_handler(kind, _fail)
     app.add_exception_handler(HTTPException, _fail_http)
     app.add_exception_handler(ClientDisconnect, _client_left)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(HostNames, names=hosts)
     app.add_middleware(HeaderLimits, max_headers=limits.max_headers, max_bytes=limits.max_header_bytes)
     return app
 
@@ -87,19 +107,18 @@ async def _watched(app: FastAPI) -> AsyncIterator[None]:
     watching.cancel()
 
 
-def _key_check(keys: Sequence[str]) -> Callable[[Request], Awaitable[None]]:
-    known = [key.encode() for key in keys]
-
+def _key_check(keys: Keys) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        is_right = [hmac.compare_digest(key, given.strip().encode()) for key in known]  # all, whichever fits
-        if known and not (scheme.lower() == "bearer" and any(is_right)):
+        name = keys.name_of(given.strip()) if scheme.lower() == "bearer" else None
+        if keys.digests and name is None:
             raise Failure(
                 HTTPStatus.UNAUTHORIZED,
                 "Send one of the server's API keys as 'Authorization: Bearer KEY'.",
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+        CALLER.set(name or "")
 
     return check
 

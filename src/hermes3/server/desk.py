@@ -6,13 +6,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM, Delta
 from hermes3.llm.async_stream import AsyncStream
 from hermes3.server.failures import Failure
+from hermes3.server.keys import CALLER, Allowance
 from hermes3.server.limits import Limits
 from hermes3.server.metrics import Metrics
 
@@ -41,6 +42,14 @@ class Desk:
         self.limits = limits
         self.is_draining = False
         self._most_tokens = limits.max_queued_tokens or FULL_CONTEXTS * llm.n_ctx
+        self._allowances = {
+            what: Allowance(per_minute)
+            for what, per_minute in (
+                ("requests", limits.requests_per_minute),
+                ("tokens", limits.tokens_per_minute),
+            )
+            if per_minute is not None
+        }
 
     def check_open(self) -> None:
         """Whether the server takes requests at all.
@@ -84,14 +93,36 @@ class Desk:
                 f"takes {self._most_tokens}.",
                 held + sum(costs) - self._most_tokens,
             )
+        self._charge({"requests": len(costs), "tokens": sum(costs)})
+
+    def _charge(self, amounts: Mapping[str, int]) -> None:
+        """Take from the caller's allowances, all or nothing."""
+        name = CALLER.get()
+        for what, allowance in self._allowances.items():
+            if amounts[what] > allowance.per_minute:
+                raise Failure(
+                    HTTPStatus.BAD_REQUEST,
+                    f"The request may take {amounts[what]} {what}, the API key {name!r} has "
+                    f"{allowance.per_minute} a minute. Ask for less.",
+                    code="request_too_large",
+                )
+            if (seconds := allowance.wait_s(name, amounts[what])) > 0:
+                message = f"The API key {name!r} has used its {allowance.per_minute} {what} a minute."
+                failure = _later(HTTPStatus.TOO_MANY_REQUESTS, f"{message} Try again later.", seconds)
+                failure.code = "rate_limit_exceeded"
+                raise failure
+        for what, allowance in self._allowances.items():
+            allowance.take(name, amounts[what])
 
     def enter(self, stream: AsyncStream, cost: int) -> None:
         """Count an admitted answer until it ends."""
-        key = id(stream)
+        key, name = id(stream), CALLER.get()
         self._tokens[key] = cost
 
         def leave(last: Delta | None) -> None:
             self._tokens.pop(key, None)
+            if "tokens" in self._allowances and last is not None and last.usage is not None:
+                self._allowances["tokens"].take(name, last.usage.total_tokens - cost)
             self._metrics.ended(last)
 
         stream.on_end = leave

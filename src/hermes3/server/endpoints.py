@@ -201,7 +201,7 @@ async def read_body(http: Request, desk: Desk) -> bytes:
 
     Raises:
         Failure: see ``Desk.check_open``; not declared as JSON (415, which also keeps other web
-            pages' forms out), too large (413), or too slow (408).
+            pages' forms out) or compressed (415 too), too large (413), or too slow (408).
     """
     desk.check_open()
     limits = desk.limits
@@ -210,6 +210,11 @@ async def read_body(http: Request, desk: Desk) -> bytes:
         raise Failure(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"Content-Type is '{kind[:100]}', it must be 'application/json'.",
+        )
+    if (encoding := http.headers.get("content-encoding", "identity")) != "identity":
+        raise Failure(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding is '{encoding[:100]}'; send bodies as they are: nothing is unpacked here.",
         )
     body = bytearray()
     try:

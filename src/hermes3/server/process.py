@@ -7,16 +7,21 @@ import ipaddress
 import logging
 import signal
 import socket
+import ssl
 from contextlib import suppress
+from typing import Any
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
+from hermes3.server import logs
 from hermes3.server.app import create_app
 from hermes3.server.desk import Desk
-from hermes3.server.limits import Limits
+from hermes3.server.hosts import names_for
+from hermes3.server.keys import Keys
+from hermes3.server.settings import Settings, limits_of
 
 LAST_WORDS_S = 3  # for errors to reach their clients, once the time for answers is over
 MAX_CONNECTIONS = 2048
@@ -42,45 +47,35 @@ class DrainingServer(uvicorn.Server):
         late.cancel()
 
 
-def serve(
-    model: str | None,
-    host: str,
-    port: int,
-    n_ctx: int | None,
-    n_threads: int | None,
-    served_model_name: str | None,
-    api_key: list[str] | None,
-    limits: Limits | None = None,
-) -> None:
+def serve(model: str, settings: Settings) -> None:
     """Load a model and serve it until SIGTERM or Ctrl-C.
 
     Args:
-        host: address to listen on.
-        port: TCP port; 0 for any free one.
-        api_key: see ``create_app``; None for no check.
-        limits: see ``create_app``.
+        model: its path; that the settings name is what clients call it.
 
     Raises:
-        Hermes3Error: the model cannot be loaded, or the address cannot be listened on.
+        Hermes3Error: the model cannot be loaded, the address cannot be listened on, or a setting will not do.
     """
-    keys = api_key or []
-    if any(not key.strip() for key in keys):
-        raise Hermes3Error("an API key is empty; give one with characters in it, or none at all")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.start(settings.log_format)
+    limits = limits_of(settings)
+    tls = _tls(settings)
+    Keys.of(settings.api_key, settings.api_key_file)  # told before the model is loaded
     with (
-        _listen(host, port) as listener,
-        LLM(model, n_ctx=n_ctx, n_threads=n_threads) as llm,
+        _listen(settings.host, settings.port) as listener,
+        LLM(model, n_ctx=settings.ctx, n_threads=settings.threads) as llm,
         suppress(KeyboardInterrupt),
     ):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended
-        limits = limits or Limits()
-        app = create_app(llm, served_model_name=served_model_name, api_keys=keys, limits=limits)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        _log.info(
-            "serving %s at %s/v1, context of %d tokens", served_model_name or llm.name, address, llm.n_ctx
+        app = create_app(
+            llm,
+            served_model_name=settings.served_model_name,
+            api_keys=settings.api_key,
+            api_key_file=settings.api_key_file,
+            limits=limits,
+            hosts=names_for(settings.host, settings.allowed_host),
+            cors_origins=settings.cors_origin,
         )
-        if not keys and not _is_loopback(host):
-            _log.warning("%s is open to the network and no API key is set: anybody there can ask", host)
+        _greet(settings, llm, listener.getsockname()[1])
         AppStatus.enable_automatic_graceful_drain = False  # it would cut streams off at the signal
         config = uvicorn.Config(
             app,
@@ -91,9 +86,42 @@ def serve(
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(limits.drain_s) + LAST_WORDS_S,
+            **tls,
         )
         DrainingServer(config, app.state.desk).run(sockets=[listener])
     _log.info("stopped")
+
+
+def _greet(settings: Settings, llm: LLM, port: int) -> None:
+    host, scheme = settings.host, "https" if settings.tls_cert else "http"
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    name = settings.served_model_name or llm.name
+    _log.info("serving %s at %s/v1, context of %d tokens", name, address, llm.n_ctx)
+    if not (settings.api_key or settings.api_key_file) and not _is_loopback(host):
+        _log.warning("%s is open to the network and no API key is set: anybody there can ask", host)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """uvicorn's arguments for https, none for http.
+
+    Raises:
+        Hermes3Error: certificate and key cannot be read, or do not fit.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return {}
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_cert, settings.tls_key, password=_no_password
+        )
+    except OSError as error:  # ssl.SSLError is one
+        raise Hermes3Error(
+            f"cannot serve https with {settings.tls_cert} and {settings.tls_key}: {error}"
+        ) from error
+    return {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
+
+
+def _no_password() -> str:
+    raise OSError("the key has a password, which a server cannot be asked for")
 
 
 def _listen(host: str, port: int) -> socket.socket:
