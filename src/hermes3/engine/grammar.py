@@ -26,11 +26,14 @@ Mask = NDArray[np.uint32]
 
 MAX_GRAMMAR_CHARS = 1 << 18
 N_CACHED = 64
+MAX_CACHED_CHARS = 1 << 20  # of all of them; a compiled grammar takes up to 200 bytes for each
+N_TRIED = 24  # tokens of some answer that are tried at once: what is too complex shows early
 N_THREADS = 2  # a slow mask must not hold up the others
 # One line break a gap, and at most so many blanks: without a bound small models write blanks without end.
 WHITESPACE = r"( ?|\n[ \t]{0,32})"
 
 _LIMITS = LLParserLimits(
+    max_items_in_row=600,  # 25 ms a mask of an ambiguous grammar; at llguidance's 2000 it is 0.5 s
     initial_lexer_fuel=1_000_000,  # 20 ms
     step_lexer_fuel=200_000,  # 14 ms
     step_max_items=50_000,  # 2.5 ms
@@ -70,6 +73,7 @@ class GrammarVocabulary:
         source = _Source(padded, sorted({*control_ids, *ends}), ends[0], encode)
         self._tokenizer = LLTokenizer(TokenizerWrapper(source), eos_token=ends)
         self._n_words = -(-n_vocab // 32)
+        self._visible = _bits([not text[:1].isspace() and text != b"" for text in padded])
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="hermes3-grammar")
         self._lock = threading.Lock()
         self._compiled: OrderedDict[tuple[GrammarKind, str], LLMatcher] = OrderedDict()
@@ -88,21 +92,46 @@ class GrammarVocabulary:
             raise RequestError(f"{param} makes a grammar of {len(text)} characters, {limit}", param=param)
         with self._lock:
             known = self._compiled.get((kind, text))
+            if known is not None:
+                self._compiled.move_to_end((kind, text))
         if known is None:
-            known = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=_LIMITS)
-            if not known.is_error() and _is_dead(known):
-                raise RequestError(f"{param} describes nothing: no text can satisfy it", param=param)
-            if known.is_error():
-                raise RequestError(f"{param} cannot be compiled: {_words(known)}", param=param)
+            known = self._compiled_anew(kind, text, param)
             with self._lock:
                 self._compiled[kind, text] = known
-                while len(self._compiled) > N_CACHED:
+                while len(self._compiled) > N_CACHED or self._n_cached_chars > MAX_CACHED_CHARS:
                     self._compiled.popitem(last=False)
         return Grammar(known, self._n_words, self._pool, param)
 
+    @property
+    def _n_cached_chars(self) -> int:
+        return sum(len(text) for _, text in self._compiled)
+
+    def _compiled_anew(self, kind: GrammarKind, text: str, param: str) -> LLMatcher:
+        try:
+            made = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=_LIMITS)
+        except ValueError as error:  # no JSON, or nested too deep
+            raise RequestError(f"{param} cannot be compiled: {error}", param=param) from error
+        begun = made.deep_copy()
+        for _ in range(N_TRIED):
+            mask = np.frombuffer(begun.compute_bitmask(), np.uint32)[: self._n_words]
+            if _is_dead(begun):
+                raise RequestError(f"{param} describes nothing: no text can satisfy it", param=param)
+            if begun.is_error():
+                raise RequestError(f"{param} cannot be compiled: {_words(begun)}", param=param)
+            allowed = mask & self._visible
+            if begun.is_stopped() or not allowed.any():
+                break
+            word = int(allowed.argmax())
+            begun.consume_token(32 * word + int(allowed[word]).bit_length() - 1)
+        return made
+
     def objection(self, kind: GrammarKind, text: str) -> str | None:
         """What llguidance says against a grammar, None where it compiles. Nothing is kept of it."""
-        return _own(LLMatcher.validate_grammar(_grammar(kind, text), self._tokenizer, limits=_LIMITS)) or None
+        try:
+            grammar = _grammar(kind, text)
+        except ValueError as error:
+            return str(error)
+        return _own(LLMatcher.validate_grammar(grammar, self._tokenizer, limits=_LIMITS)) or None
 
     def close(self) -> None:
         """Stops the threads that compute masks."""
@@ -158,9 +187,12 @@ class Matcher:
 
         Raises:
             Hermes3Error: the grammar does not allow it.
+            RequestError: the grammar is too complex to go on.
         """
         self._wait()
         if not self._matcher.consume_token(token):
+            if self._mask[token // 32] >> token % 32 & 1:
+                raise self._too_complex()
             raise Hermes3Error(f"the grammar does not allow id {token}: {_words(self._matcher)}")
         self._move()
 
@@ -199,7 +231,10 @@ class Matcher:
     def _compute(self) -> None:
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
-            raise RequestError(f"{self._param} is too complex: {_words(self._matcher)}", param=self._param)
+            raise self._too_complex()
+
+    def _too_complex(self) -> RequestError:
+        return RequestError(f"{self._param} is too complex: {_words(self._matcher)}", param=self._param)
 
 
 class _Source:
@@ -227,9 +262,15 @@ def _grammar(kind: GrammarKind, text: str) -> str:
     )
 
 
+def _bits(flags: list[bool]) -> Mask:
+    """As in a mask: one bit an id, those of a word from the lowest."""
+    padded = np.zeros(-(-len(flags) // 32) * 32, bool)
+    padded[: len(flags)] = flags
+    return np.packbits(padded, bitorder="little").view(np.uint32)
+
+
 def _is_dead(matcher: LLMatcher) -> bool:
-    """Whether nothing satisfies a grammar, as its first mask shows."""
-    matcher.compute_bitmask()
+    """Whether nothing satisfies a grammar, as the mask computed last shows."""
     if matcher.is_error():
         return _words(matcher) == "NoExtensionBias"  # llguidance's word where no token may follow
     return matcher.is_stopped() and not matcher.is_accepting()
