@@ -14,7 +14,9 @@ import pytest
 from tests.cli.program import ROOT, hermes3
 
 COMMANDS = ["chat", "call", "json", "pull", "serve", "batch", "convert", "quantize", "compare", "eval",
-            "card", "bench", "doctor"]  # fmt: skip
+            "card", "bench", "doctor", "data"]  # fmt: skip
+GROUPS = {"data": ["check", "show"]}
+LEAVES = [f"{name} {part}".strip() for name in COMMANDS for part in GROUPS.get(name, [""])]
 HEAVY = {"torch", "numpy", "rich", "prompt_toolkit", "tokenizers", "huggingface_hub", "fastapi", "jinja2",
          "hermes3._native", "hermes3.engine"}  # fmt: skip
 
@@ -35,9 +37,16 @@ def test_the_program_lists_its_commands() -> None:
     assert "hf:owner/repo[:file]" in shown
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_examples_use_options_that_exist(name: str) -> None:
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_lists_its_commands(name: str) -> None:
     shown = help_of(name)
+    assert re.findall(r"^  (\w+) ", shown.partition("Commands:")[2], re.MULTILINE) == GROUPS[name]
+    assert all(f"hermes3 {name} {part}" in shown for part in GROUPS[name])
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_examples_use_options_that_exist(name: str) -> None:
+    shown = help_of(*name.split())
     about, _, listed = shown.partition("Options:")
     examples = [shlex.split(line)[2:] for line in re.findall(rf"hermes3 {name}[^|<>\n]*", about)]
     assert len(examples) >= 2
@@ -46,8 +55,8 @@ def test_examples_use_options_that_exist(name: str) -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    for name in COMMANDS:
-        listed = help_of(name).partition("Options:")[2]
+    for name in LEAVES:
+        listed = help_of(*name.split()).partition("Options:")[2]
         rows = re.findall(r"^  (-.*(?:\n {4,}.*)*)", listed, re.MULTILINE)
         assert rows
         assert [row for row in rows if not re.search(r"\s{2,}[A-Z0-9].* .*\.", row)] == []
@@ -71,7 +80,10 @@ def test_unknown_command_and_option() -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+HELPS = [["--help"], *([*name.split(), "--help"] for name in LEAVES)]
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_help_loads_little(arguments: list[str]) -> None:
     code = f"""
 import sys

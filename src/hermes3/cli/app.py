@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hermes3.cli import asking, options
+from hermes3.cli import asking, data, options
 from hermes3.cli.failure import ERROR, exit_codes
 
 HELP = """Talk to a Hermes-format model on this machine's CPU.
@@ -26,6 +26,7 @@ Examples:
   hermes3 quantize my-model.gguf small.gguf --to q8_0
   hermes3 compare a.gguf b.gguf --text wiki.txt     what was lost from one model to the other
   hermes3 eval 3b                                   the card's benchmarks
+  hermes3 data check train.jsonl                    training data: what is wrong, what is there
   hermes3 card ./my-finetune                        a model card with all that was measured
   hermes3 bench --model smol                        tokens per second on this machine
   hermes3 doctor                                    what is here, what is wrong, what mends it
@@ -44,6 +45,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+app.add_typer(data.app, name="data")
 
 
 def _version(is_wanted: bool) -> None:

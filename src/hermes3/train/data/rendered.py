@@ -23,12 +23,15 @@ class Renderer:
         tokenizer: the model's.
         template: how its prompts differ from plain ChatML.
         call_order: which key of a call comes first.
+
+    Attributes:
+        tokenizer: the model's.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, template: Template, *, call_order: CallOrder = "name"
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._template = template
         self._call_order: CallOrder = call_order
 
@@ -61,7 +64,7 @@ class Renderer:
             if message.role == "assistant"
         )
         for is_trained, group in groupby(self.segments(conversation), lambda segment: segment.is_trained):
-            yield self._tokenizer.encode_segments(group), next(weights) if is_trained else 0.0
+            yield self.tokenizer.encode_segments(group), next(weights) if is_trained else 0.0
 
     def example(self, conversation: Conversation) -> Example:
         """Ids and weights of a conversation.
