@@ -10,7 +10,7 @@ from hermes3.llm import LLM
 from tests.llm.fakes import fake_llm
 
 
-def calling(name: str, **arguments: object) -> str:
+def calling(name: str, /, **arguments: object) -> str:
     """A call as the model writes it."""
     pair = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"<tool_call>\n{pair}\n</tool_call>"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hermes3.agent.files import named, tools_in
+from hermes3.agent.servers import ServerConfig
 from hermes3.errors import Hermes3Error
 
 FUNCTIONS = '''
@@ -68,10 +69,11 @@ def test_openais_json(tmp_path: Path, value: object) -> None:
     assert found.actions == []
 
 
-@pytest.mark.skip(reason="not there yet")
 def test_mcp_servers(tmp_path: Path) -> None:
     servers = {"x": {"command": "y"}}
-    assert tools_in(written(tmp_path, "t.json", {"mcpServers": servers, "theme": 1})).servers == servers
+    assert tools_in(written(tmp_path, "t.json", {"mcpServers": servers, "theme": 1})).servers == [
+        ServerConfig("x", "y")
+    ]
 
 
 @pytest.mark.parametrize(

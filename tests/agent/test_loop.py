@@ -267,7 +267,7 @@ def test_results_are_hostile_and_bounded() -> None:
 
     calls = "\n".join(calling("read", size=size) for size in (0, 10_000_000))
     with model(calls, "Done.") as (llm, prompts):
-        Agent(llm, [read], max_chars=1000).run("x")
+        Agent(llm, [read], max_result=1000).run("x")
     first, second = results_in(prompts[1])
     assert first["content"] == HOSTILE.replace("\ud800", "?")
     assert second["content"] == "x" * 500 + "... (cut: these are the first 500 of 10,000,000 characters)"
@@ -348,7 +348,7 @@ def test_a_full_context_is_an_error_of_the_run() -> None:
         model(calling("read"), "Done.", n_ctx=4000) as (llm, _),
         pytest.raises(ContextLengthError, match="the context holds 4000"),
     ):
-        Agent(llm, [read], max_chars=5000).run("x")
+        Agent(llm, [read], max_result=5000).run("x")
 
 
 @pytest.mark.parametrize(

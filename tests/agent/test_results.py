@@ -58,6 +58,8 @@ def test_what_has_no_end() -> None:
 
 
 def test_bounds() -> None:
-    assert bounded("x" * 10, 10) == "x" * 10
-    assert bounded("x" * 11, 10) == "x" * 10 + "... (cut: these are the first 10 of 11 characters)"
+    assert bounded("x" * 10, 10, len) == "x" * 10
+    assert bounded("x" * 11, 10, len) == "x" * 10 + "... (cut: these are the first 10 of 11 characters)"
+    thirds = bounded("x" * 10_000_000, 10, lambda text: -(-len(text) // 3))
+    assert thirds == "x" * 30 + "... (cut: these are the first 30 of 10,000,000 characters)"
     assert len(error_text("f", "x" * 10_000)) < 700

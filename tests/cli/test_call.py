@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.agent.scripted import calling, results_in
-from tests.cli.program import SCRIPTED, hermes3, inside, terminal, with_script
+from tests.cli.program import SCRIPTED, inside, terminal, with_script
 
 TOOLS = '''
 from hermes3 import writes
@@ -176,11 +177,19 @@ def test_ctrl_c_while_a_function_runs(tmp_path: Path) -> None:
         assert "Traceback" not in shown.text
 
 
-@pytest.mark.usefixtures("smol")
-def test_smol_calls_where_it_must(tools: str) -> None:
-    given = ["call", "-m", "smol", "--tools", tools, "--tool-choice", "weather", "--depth", "1"]
-    done = hermes3(*given, "--seed", "1", "-c", "1000", "-n", "100", "Will it rain in Bern?")
-    assert done.returncode == 0, done.stderr
-    assert "→ weather(city=" in done.stderr
-    assert "← weather: {" in done.stderr
-    assert done.stdout.strip()
+def test_mcp_servers(tmp_path: Path, tools: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Path(__file__).parent.parent / "agent" / "mcp_server.py"
+    entry = {"command": sys.executable, "args": [str(server), "stdio"]}
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {"tests": entry}}))
+    given = ["call", "--tools", str(tmp_path / "mcp.json")]
+    with_script(monkeypatch, calling("where", place={"city": "Bern"}), "There.")
+    done = inside(*given, "--tools", tools, "Where is Bern?")
+    assert (done.returncode, done.stdout) == (0, "There.\n"), done.stderr
+    assert '← where: {"city": "Bern", "country": "CH"}' in done.stderr
+    (tmp_path / "bad.json").write_text(json.dumps({"mcpServers": {"x": {"command": "/no/such"}}}))
+    bad = inside("call", "--tools", str(tmp_path / "bad.json"), "x")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "error: the MCP server x does not start" in bad.stderr
+    assert "is there twice" in inside(*given, *given[1:], "x").stderr
+    (tmp_path / "bad.json").write_text('{"mcpServers": {"x": {"command": "y", "alwaysAllow": []}}}')
+    assert inside("call", "--tools", str(tmp_path / "bad.json"), "x").returncode == 2

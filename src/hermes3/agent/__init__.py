@@ -8,7 +8,7 @@ trace.py      a run written down; recorded.py plays it again without running any
 files.py      tools out of files; servers.py tools of MCP servers
 """
 
-from hermes3.agent.action import Action, writes
+from hermes3.agent.action import Action, ToolError, writes
 from hermes3.agent.events import Answer, Calling, Event, Outcome, Result, Said
 from hermes3.agent.loop import Agent, Run, replay
 from hermes3.agent.trace import Trace
@@ -23,6 +23,7 @@ __all__ = [
     "Result",
     "Run",
     "Said",
+    "ToolError",
     "Trace",
     "replay",
     "writes",

@@ -13,6 +13,11 @@ from hermes3.prompt.refusal import refuse
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+
+class ToolError(Exception):
+    """A function failed; its message is told to the model as it is, without the name of a Python class."""
+
+
 _MARK = "__hermes3_writes__"
 
 

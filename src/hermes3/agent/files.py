@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hermes3.agent.action import Action, actions_of
+from hermes3.agent.servers import ServerConfig, parse_servers
 from hermes3.errors import FormatError, Hermes3Error
 from hermes3.prompt.functions import parse_tools
 from hermes3.prompt.json_text import read_json
@@ -27,12 +28,12 @@ class Found:
     Attributes:
         actions: what can be run.
         tools: what is only described.
-        servers: entries of ``mcpServers``, as they stand there.
+        servers: MCP servers.
     """
 
     actions: list[Action] = field(default_factory=list)
     tools: list[Tool] = field(default_factory=list)
-    servers: dict[str, Any] = field(default_factory=dict)
+    servers: list[ServerConfig] = field(default_factory=list)
 
 
 def tools_in(path: Path) -> Found:
@@ -138,7 +139,7 @@ def _of_json(raw: Any, path: Path) -> Found:
         servers = raw["mcpServers"]
         if not isinstance(servers, dict) or not servers:
             raise FormatError(f"mcpServers in {path} must be an object with an entry for each server")
-        raise FormatError(f"{path}: MCP servers are not spoken to yet")
+        return Found(servers=parse_servers(servers))
     if isinstance(raw, Mapping):
         raw = raw.get("tools", [raw])
     if not isinstance(raw, list) or not raw:

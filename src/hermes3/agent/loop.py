@@ -54,8 +54,8 @@ class Agent:
             cancelled, a plain function goes on in its thread until it ends, unheard.
         ask: is called with each call of a tool that writes, before it runs, and says whether it may; False
             runs such calls without asking. A must where there are such tools.
-        max_chars: characters that the results of one answer may have together; None for one for each token
-            of the context, which is about a quarter of it.
+        max_result: tokens that the results of one answer may have together, what is longer is cut; None for
+            a quarter of the context.
         options: of the answers: ``tool_choice``, ``response_format``, ``temperature`` and others.
 
     Raises:
@@ -71,7 +71,7 @@ class Agent:
         depth: int = DEPTH,
         timeout_s: float = TIMEOUT_S,
         ask: Ask | Literal[False] | None = None,
-        max_chars: int | None = None,
+        max_result: int | None = None,
         **options: Unpack[AgentOptions],
     ) -> None:
         self._llm = llm
@@ -92,7 +92,7 @@ class Agent:
             )
         self._system, self._depth, self._timeout_s = system, depth, timeout_s
         self._ask: Ask | None = ask or None
-        self._max_chars = llm.n_ctx if max_chars is None else max_chars
+        self._max_result = llm.n_ctx // 4 if max_result is None else max_result
         self._options = options
 
     def run(self, messages: Conversation) -> Outcome:
@@ -132,7 +132,12 @@ class Agent:
     def _start(self, messages: Conversation, loop: asyncio.AbstractEventLoop | None) -> Run:
         turns = _turns(messages, self._system)
         runner = Runner(
-            self._actions, timeout_s=self._timeout_s, max_chars=self._max_chars, ask=self._ask, loop=loop
+            self._actions,
+            timeout_s=self._timeout_s,
+            max_tokens=self._max_result,
+            n_tokens=lambda text: len(self._llm.tokenizer.encode(text)),
+            ask=self._ask,
+            loop=loop,
         )
         choice = self._options.get("tool_choice", "auto")
         begin = begin_record(self._llm.name, self._depth, choice, turns, self.tools)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-MIN_CHARS = 200  # that a result may always have
+MIN_TOKENS = 50  # that a result may always have
+CHARS_PER_TOKEN = 8  # no text has more on average
 MAX_ITEMS = 10_000  # of an iterator
 MAX_ERROR = 500  # characters
 
@@ -29,11 +30,18 @@ def text_of(value: Any) -> str:
     return whole(json.dumps(json.loads(raw), ensure_ascii=False))
 
 
-def bounded(text: str, limit: int) -> str:
-    """A text of at most about ``limit`` characters, which says so where it was cut."""
-    if len(text) <= limit:
+def bounded(text: str, limit: int, n_tokens: Callable[[str], int]) -> str:
+    """A text of at most about ``limit`` tokens, which says so where it was cut.
+
+    Args:
+        n_tokens: counts a text's tokens.
+    """
+    kept = text[: limit * CHARS_PER_TOKEN]
+    while (n := n_tokens(kept)) > limit:
+        kept = kept[: len(kept) * limit // n]
+    if len(kept) == len(text):
         return text
-    return f"{text[:limit]}... (cut: these are the first {limit:,} of {len(text):,} characters)"
+    return f"{kept}... (cut: these are the first {len(kept):,} of {len(text):,} characters)"
 
 
 def whole(text: str) -> str:
@@ -43,5 +51,5 @@ def whole(text: str) -> str:
 
 def error_text(name: str, what: str) -> str:
     """An error as the model is told it."""
-    what = bounded(whole(what), MAX_ERROR).rstrip(". ")
+    what = whole(what)[:MAX_ERROR].rstrip(". ")
     return f"Error: {what}. Call {name} again with correct arguments."

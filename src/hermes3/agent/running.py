@@ -10,12 +10,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any
 
-from hermes3.agent.action import Action
+from hermes3.agent.action import Action, ToolError
 from hermes3.agent.arguments import ArgumentsError, reader_of
 from hermes3.agent.events import Answer, Calling, Event, Result
-from hermes3.agent.results import MIN_CHARS, bounded, error_text, text_of
+from hermes3.agent.results import MIN_TOKENS, bounded, error_text, text_of
 from hermes3.prompt.messages import ToolCall
 from hermes3.prompt.pieces import ParsedCall
 
@@ -28,13 +29,26 @@ class StoppedError(Exception):
     """The run was stopped from another thread."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a result may be, in tokens."""
+
+    n: int
+    n_tokens: Callable[[str], int]
+
+    def applied(self, text: str) -> str:
+        """The text, cut where it is longer."""
+        return bounded(text, self.n, self.n_tokens)
+
+
 class Runner:
     """Runs the calls of one run.
 
     Args:
         actions: what may be called.
         timeout_s: seconds that a call may take.
-        max_chars: characters that the results of one answer may have together.
+        max_tokens: of the results of one answer together.
+        n_tokens: counts a text's tokens.
         ask: is asked before a call of an action that writes runs; None asks nobody.
         loop: runs what is async; None for one of its own.
     """
@@ -44,13 +58,15 @@ class Runner:
         actions: Sequence[Action],
         *,
         timeout_s: float,
-        max_chars: int,
+        max_tokens: int,
+        n_tokens: Callable[[str], int],
         ask: Ask | None,
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         self._actions = {action.tool.name: action for action in actions}
         self._readers = {name: reader_of(action) for name, action in self._actions.items()}
-        self._timeout_s, self._max_chars, self._ask = timeout_s, max_chars, ask
+        self._timeout_s, self._ask = timeout_s, ask
+        self._max_tokens, self._n_tokens = max_tokens, n_tokens
         self._loop, self._own_loop = loop, OwnLoop()
         self._stop: Future[None] = Future()
 
@@ -70,14 +86,15 @@ class Runner:
             StoppedError: see ``stop``.
         """
         broken = list(enumerate(answer.broken, len(answer.calls)))
-        limit = max(MIN_CHARS, self._max_chars // (len(answer.calls) + len(broken)))
+        share = self._max_tokens // max(1, len(answer.calls) + len(broken))
+        limit = Limit(max(MIN_TOKENS, share), self._n_tokens)
         for start in range(0, len(answer.calls), MAX_AT_ONCE):
             indexes = range(start, min(start + MAX_AT_ONCE, len(answer.calls)))
             yield from self._side_by_side([(index, answer.calls[index]) for index in indexes], limit)
         for index, call in broken:
             yield Result(index, None, _what_was_no_call(call), "broken", detail=call.error)
 
-    def _side_by_side(self, calls: Sequence[tuple[int, ToolCall]], limit: int) -> Iterator[Event]:
+    def _side_by_side(self, calls: Sequence[tuple[int, ToolCall]], limit: Limit) -> Iterator[Event]:
         ready = []
         for index, call in calls:
             read = self._read(index, call)
@@ -116,7 +133,7 @@ class Runner:
             )
         return arguments
 
-    def _results(self, jobs: Sequence[_Job], limit: int) -> Iterator[Result]:
+    def _results(self, jobs: Sequence[_Job], limit: Limit) -> Iterator[Result]:
         """The results of jobs as they end, or as their time does."""
         left: dict[Future[Any], _Job] = {job.future: job for job in jobs}
         while left:
@@ -210,17 +227,17 @@ class _Job:
         if self._inner is not None:
             self._inner.cancel()
 
-    def result(self, limit: int) -> Result:
+    def result(self, limit: Limit) -> Result:
         """What came of it, once it is done."""
         seconds = self._ended - self.begun
         error = self.future.exception()
         if error is not None:
             return _failed(self.index, self.call, error, seconds)
-        return Result(self.index, self.call, bounded(self.future.result(), limit), "ok", seconds)
+        return Result(self.index, self.call, limit.applied(self.future.result()), "ok", seconds)
 
 
 def _attended(
-    index: int, call: ToolCall, run: Callable[..., Any], arguments: Mapping[str, Any], limit: int
+    index: int, call: ToolCall, run: Callable[..., Any], arguments: Mapping[str, Any], limit: Limit
 ) -> Result:
     """The result of a call that asks a person."""
     begun = time.monotonic()
@@ -228,11 +245,13 @@ def _attended(
         text = text_of(run(**arguments))
     except Exception as error:
         return _failed(index, call, error, time.monotonic() - begun)
-    return Result(index, call, bounded(text, limit), "ok", time.monotonic() - begun)
+    return Result(index, call, limit.applied(text), "ok", time.monotonic() - begun)
 
 
 def _failed(index: int, call: ToolCall, error: BaseException, seconds: float) -> Result:
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    what = str(error) or type(error).__name__
+    if str(error) and not isinstance(error, ToolError):
+        what = f"{type(error).__name__}: {error}"
     detail = "".join(traceback.format_exception(error))
     return Result(index, call, error_text(call.name, what), "error", seconds, detail)
 

@@ -19,6 +19,7 @@ from hermes3.errors import Hermes3Error, RequestError
 if TYPE_CHECKING:
     from hermes3.agent import Action, Run
     from hermes3.agent.files import Found
+    from hermes3.agent.servers import ServerConfig
     from hermes3.llm import LLM
     from hermes3.prompt.messages import Tool, ToolCall
 
@@ -86,6 +87,7 @@ def _live(options: CallOptions, prompt: str, found: Sequence[Found], out: TextIO
         )
     with ExitStack() as stack:
         actions = [action for each in found for action in each.actions]
+        actions += _started([server for each in found for server in each.servers], stack)
         actions += [_by_hand(tool) for tool in described]
         _check_names(actions, options.choice)
         llm = stack.enter_context(open_llm(options.chat))
@@ -107,6 +109,26 @@ def _live(options: CallOptions, prompt: str, found: Sequence[Found], out: TextIO
         )
         with written(options.trace, agent.start(messages)) as events:
             screen.show(events)
+
+
+def _started(configs: Sequence[ServerConfig], stack: ExitStack) -> list[Action]:
+    """The tools of MCP servers, which end with the stack.
+
+    Raises:
+        UsageError: two have the same name.
+        Hermes3Error: one does not start.
+    """
+    if not configs:
+        return []
+    from hermes3.agent.servers import Servers
+
+    names = [config.name for config in configs]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UsageError(f"the MCP server {min(twice)} is there twice in --tools")
+    with status.Line() as line:
+        line.show(f"starting MCP servers: {', '.join(names)}")
+        return stack.enter_context(Servers(configs)).actions
 
 
 def _replay(options: CallOptions, prompt: str | None, found: Sequence[Found], out: TextIO) -> None:
