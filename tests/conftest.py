@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,4 +67,13 @@ def llama_cpp(pytestconfig: pytest.Config) -> Path:
     given = os.environ.get("HERMES3_LLAMA_CPP")
     if given is None or not (Path(given) / "llama-quantize").is_file():
         _skip_loudly(pytestconfig, "no llama.cpp; HERMES3_LLAMA_CPP names the folder of llama-quantize")
+    return Path(given)
+
+
+@pytest.fixture(scope="session")
+def chromium(pytestconfig: pytest.Config) -> Path:
+    """The browser of the page's tests: HERMES3_CHROMIUM, or chromium in the path."""
+    given = os.environ.get("HERMES3_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if given is None or not Path(given).is_file():
+        _skip_loudly(pytestconfig, "no chromium (apt-get install chromium); HERMES3_CHROMIUM names one")
     return Path(given)

@@ -26,6 +26,7 @@ from hermes3.server.hosts import LOOPBACK_NAMES, HostNames
 from hermes3.server.keys import CALLER, Keys
 from hermes3.server.limits import Limits
 from hermes3.server.metrics import Metrics
+from hermes3.server.page import Page
 from hermes3.server.texts import Texts
 
 CLIENT_LEFT = 499  # nginx's status for it: nobody sees the response, the log does
@@ -49,8 +50,8 @@ def create_app(
         llm: the hall; it stays the caller's to close.
         served_model_name: the model's name in requests and answers; None for the hall's. Its file's name and
             the hall's are taken too.
-        api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but /health and /ready;
-            none for no check.
+        api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but the page,
+            /health and /ready; none for no check.
         api_key_file: more keys, see ``Keys.of``.
         limits: how much is taken on; None for the defaults.
         hosts: names that requests may be for, see ``HostNames``; IP addresses always are.
@@ -83,6 +84,7 @@ def create_app(
         ("/apply-template", texts.apply_template),
     ):
         app.add_api_route(path, route, methods=["POST"], response_model=None, dependencies=[guard])
+    app.add_api_route("/", Page().show, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/ready", routes.ready, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_model=None, dependencies=[guard])
