@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes3.engine.engine import Counters, StepOutput
-from hermes3.engine.grammar import Matcher
+from hermes3.engine.grammar import Mask, Matcher
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM, Parts
@@ -97,6 +97,8 @@ class FakeEngine:
     n_waiting = 0
     counters: Counters = field(default_factory=Counters)
     n_vocab = FakeTokenizer.vocab_size
+    is_obedient: bool = False  # where a grammar does not allow the script's id, the shortest way out is taken
+    ids_at_once: int = 1  # of a step
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -138,11 +140,24 @@ class FakeEngine:
         if sequence.left[:1] == [BROKEN]:
             self.running.remove(sequence)
             return StepOutput(sequence, finish_reason="error", error=Hermes3Error("logits are not finite"))
+        output = self.advance_by_one(sequence)
+        for _ in range(self.ids_at_once - 1):
+            if output.finish_reason is None and sequence.left[:1] != [BROKEN]:
+                more = self.advance_by_one(sequence)
+                output = StepOutput(
+                    sequence, [*output.ids, *more.ids], [*output.logprobs, *more.logprobs], more.finish_reason
+                )
+        return output
+
+    def advance_by_one(self, sequence: FakeSequence) -> StepOutput:
         token = sequence.left.pop(0) if sequence.left else IM_END
         sequence.n_done += 1
         self.counters.n_computed += 1
         self.counters.n_generated += 1
         if sequence.matcher is not None:
+            mask = sequence.matcher.mask()
+            if self.is_obedient:
+                token = allowed(mask, token)
             sequence.matcher.accept(token)  # the script must keep to the grammar
         reason = None
         if token in sequence.params.stop_ids or (sequence.matcher and sequence.matcher.is_over):
@@ -156,6 +171,12 @@ class FakeEngine:
             top = tuple(((token + i) % 256, -1.0 - i) for i in range(sequence.params.logprobs))
             logprobs = [TokenLogprob(token, -1.0, top)]
         return StepOutput(sequence, [token], logprobs, reason)
+
+
+def allowed(mask: Mask, token: int) -> int:
+    """The id, or one that the mask allows: the end before what closes, and that before anything else."""
+    ids = [i for i in range(FakeTokenizer.vocab_size) if mask[i // 32] >> (i % 32) & 1]
+    return token if token in ids else min(ids, key=lambda i: (i != IM_END, chr(i) not in '}]"', i))
 
 
 def saying(text: str) -> Script:

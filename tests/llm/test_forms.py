@@ -94,6 +94,17 @@ def test_required_named_none_and_single() -> None:
         assert len(asked(f"{PARIS}\n{TIME}", **given).tool_calls) == 1  # the engine ends it there
 
 
+def test_allowed_tools() -> None:
+    def allowed(mode: str) -> dict:
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}
+
+    for mode in ("auto", "required"):
+        assert asked(TIME, tools=TOOLS, tool_choice=allowed(mode)).tool_calls[0].name == "now"
+        assert refused(PARIS, tools=TOOLS, tool_choice=allowed(mode))
+    assert asked("Hello", tools=TOOLS, tool_choice=allowed("auto")).text == "Hello"
+    assert refused("Hello", tools=TOOLS, tool_choice=allowed("required"))
+
+
 def test_the_cards_order() -> None:
     reply = asked(CARD, tools=TOOLS, call_order="arguments")
     assert [(call.name, call.arguments) for call in reply.tool_calls] == [("weather", {"city": "Paris"})]
@@ -212,6 +223,8 @@ def test_the_prompt_says_what_is_wanted() -> None:
         ({"regex": "[ab]{2}"}, "ab", "ac"),
         ({"choice": ["yes", 'n"ö\n']}, 'n"ö\n', "no"),
         ({"lark": 'start: "x" /[0-9]+/'}, "x12", "12"),
+        ({"gbnf": 'root ::= "x" digit+ # a comment\ndigit ::= [0-9]'}, "x12", "12"),
+        ({"gbnf": 'start: "x" /[0-9]+/'}, "x12", "12"),
     ],
 )
 def test_grammars_of_ones_own(grammar, good: str, bad: str) -> None:
@@ -234,7 +247,17 @@ DEEP = {"type": "object", "properties": {"a": {"type": "array", "items": {"forma
         ({"call_order": "x"}, "call_order", "arguments"),
         ({"response_format": 3}, "response_format", "class"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
-        ({"grammar": {"gbnf": "x"}}, "grammar", "regex, choice, lark"),
+        ({"grammar": {"ebnf": "x"}}, "grammar", "regex, choice, lark, gbnf"),
+        ({"grammar": {"gbnf": "root ::= x"}}, "grammar", "Rule 'x' not found"),
+        ({"grammar": {"gbnf": "root ::= " + "(" * 9999}}, "grammar", "nested too deeply"),
+        ({"grammar": {"gbnf": "root ::= 'x' # " + "x" * 20_000}}, "grammar", "at most 16384"),
+        ({"tool_choice": {"type": "allowed_tools"}, "tools": TOOLS},
+         "tool_choice.allowed_tools.mode", "required"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+          "tools": TOOLS}, "tool_choice.allowed_tools.tools", "at least one"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
+            {"type": "function", "function": {"name": "f"}}]}}, "tools": TOOLS},
+         "tool_choice.allowed_tools.tools[0].function.name", "weather, now"),
         ({"grammar": {"choice": []}}, "grammar", "1 to 1024"),
         ({"grammar": {"regex": "(a"}}, "grammar", "unclosed group"),
         ({"grammar": {"regex": "a"}, "tools": TOOLS}, "grammar", "tools"),

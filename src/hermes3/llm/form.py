@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from hermes3.engine.gbnf import lark_of
 from hermes3.engine.grammar import GrammarKind
 from hermes3.errors import Hermes3Error, RequestError
 from hermes3.llm.grammar_text import Calls, choice_grammar, grammar_of, no_calls_grammar
 from hermes3.llm.options import Answering
 from hermes3.llm.reply import Reply
+from hermes3.llm.tool_choice import choice_of
 from hermes3.prompt.functions import parse_tools
 from hermes3.prompt.messages import Tool
 from hermes3.prompt.schema import Schema, closed, instance_of, json_schema_of, parse_response_format
@@ -18,9 +20,7 @@ from hermes3.prompt.splitter import REASONING_TAGS, Splitter
 from hermes3.prompt.tools import CallOrder
 
 MAX_CHOICES = 1024  # of a grammar
-_GRAMMARS = ("regex", "choice", "lark")
-
-Choice = Literal["auto", "required", "none"]
+_GRAMMARS = ("regex", "choice", "lark", "gbnf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def form_of(asked: Answering) -> Form:
     is_parallel = asked.get("parallel_tool_calls", True)
     _check_bool("parallel_tool_calls", is_parallel)
     tools = tuple(parse_tools(asked.get("tools") or ()))
-    choice, allowed = _choice(asked.get("tool_choice"), tools)
+    choice, allowed = choice_of(asked.get("tool_choice"), tools)
     schema, kind = _response_format(asked.get("response_format"))
     given = asked.get("grammar")
     if given is not None:
@@ -112,48 +112,6 @@ def form_of(asked: Answering) -> Form:
     if choice == "required":
         schema = kind = None
     return Form(tools, schema, order, grammar, allowed, has_thoughts, kind)
-
-
-def _choice(raw: object, tools: Sequence[Tool]) -> tuple[Choice, tuple[Tool, ...]]:
-    """Whether there must be a call, and of what."""
-    if raw is None or raw == "auto":
-        return "auto", tuple(tools)
-    if raw == "none":
-        return "none", ()
-    if not (raw == "required" or isinstance(raw, Mapping)):
-        shown = f"{raw!r:.60}"
-        raise RequestError(
-            f"tool_choice is {shown}, it must be 'auto', 'required', 'none' or an object that names a tool",
-            param="tool_choice",
-        )
-    if not tools:
-        raise RequestError("tool_choice asks for a call, but there are no tools", param="tool_choice")
-    if not isinstance(raw, Mapping):
-        return "required", tuple(tools)
-    name = _named(raw)
-    found = tuple(tool for tool in tools if tool.name == name)
-    if not found:
-        known = ", ".join(tool.name for tool in tools)[:400]
-        raise RequestError(
-            f"tool_choice names the function {name!r:.80}; there are: {known}",
-            param="tool_choice.function.name",
-        )
-    return "required", found
-
-
-def _named(raw: Mapping[str, Any]) -> str:
-    if raw.get("type") != "function":
-        raise RequestError(
-            f"tool_choice.type is {raw.get('type')!r:.60}; only 'function' exists", param="tool_choice.type"
-        )
-    function = raw.get("function")
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
-        raise RequestError(
-            "tool_choice names no function; write {'type': 'function', 'function': {'name': ...}}",
-            param="tool_choice.function",
-        )
-    return name
 
 
 def _response_format(raw: object) -> tuple[Schema | None, Any]:
@@ -183,6 +141,8 @@ def _own_grammar(raw: object) -> GrammarText:
         return GrammarText("lark", choice_grammar(_choices(value)), "grammar")
     if not isinstance(value, str) or not value:
         raise RequestError(f"grammar.{kind} is {value!r:.60}, it must be a text", param="grammar")
+    if kind == "gbnf":
+        return GrammarText("lark", lark_of(value), "grammar")
     return GrammarText("regex" if kind == "regex" else "lark", value, "grammar")
 
 

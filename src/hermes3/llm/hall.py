@@ -27,7 +27,7 @@ from hermes3.llm.reply import Reply
 from hermes3.llm.request import Request, Sink
 from hermes3.llm.streams import Stream
 from hermes3.llm.worker import Worker
-from hermes3.prompt.chatml import render
+from hermes3.prompt.chatml import Segment, render
 from hermes3.prompt.messages import Message, parse_messages
 
 if TYPE_CHECKING:
@@ -317,14 +317,22 @@ class LLM:
         answer.attach(self._start(prepared, params, sampling, answer.sink))
         return answer
 
-    def encode_chat(self, messages: Conversation) -> list[int]:
+    def segments(self, messages: Conversation, **asked: Unpack[Answering]) -> list[Segment]:
+        """The text of a conversation, up to where the assistant's answer begins.
+
+        Raises:
+            RequestError: something that cannot be rendered; ``param`` names its field.
+        """
+        return self._rendered(messages, form_of(asked))
+
+    def encode_chat(self, messages: Conversation, **asked: Unpack[Answering]) -> list[int]:
         """Token ids of a conversation, up to where the assistant's answer begins.
 
         Raises:
-            RequestError: a message that cannot be rendered; ``param`` names its field.
+            RequestError: something that cannot be rendered; ``param`` names its field.
             ContextLengthError: the conversation leaves no room for an answer.
         """
-        return self._prepared(messages, PLAIN).ids
+        return self._encoded(self._rendered(messages, form_of(asked)))
 
     def encode(self, prompt: Prompt, *, allow_special: bool = False) -> list[int]:
         """Token ids of a plain prompt, BOS in front where the model wants one; ids stay as they are.
@@ -379,17 +387,23 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _prepared(self, messages: Conversation, form: Form) -> Prepared:
+    def _rendered(self, messages: Conversation, form: Form) -> list[Segment]:
         turns = [Message("user", messages)] if isinstance(messages, str) else parse_messages(messages)
-        segments = render(
+        return render(
             turns,
             template=self.template,
             tools=form.tools,
             schema=form.schema,
             call_order=form.call_order,
         )
+
+    def _encoded(self, segments: list[Segment]) -> list[int]:
         ids = self.tokenizer.encode_segments(segments)
         self._check_room(len(ids), "messages")
+        return ids
+
+    def _prepared(self, messages: Conversation, form: Form) -> Prepared:
+        ids = self._encoded(self._rendered(messages, form))
         return Prepared(ids, form, self._grammars.compiled(form))
 
     def start(

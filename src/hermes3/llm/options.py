@@ -42,12 +42,13 @@ class Answering(TypedDict, total=False):
 
     ``tools``: what the model may call: Python functions, pydantic models, OpenAI's objects, MCP's, ``Tool``.
     ``tool_choice``: "auto", the model decides (the default); "required", it must call; "none", it must not;
-    or ``{"type": "function", "function": {"name": ...}}``, it must call this one.
+    ``{"type": "function", "function": {"name": ...}}``, it must call this one; or OpenAI's ``allowed_tools``.
     ``parallel_tool_calls``: several calls in one answer are allowed; True by default.
     ``response_format``: ``{"type": "json_object"}``, ``{"type": "json_schema", "json_schema": {"name": ...,
     "schema": ...}}`` or ``{"type": "text"}`` as OpenAI has them, or a pydantic model or dataclass, of which
     an instance comes back as ``Reply.parsed``.
-    ``grammar``: the text follows ``{"regex": ...}``, ``{"choice": [...]}`` or ``{"lark": ...}``.
+    ``grammar``: the text follows ``{"regex": ...}``, ``{"choice": [...]}``, ``{"lark": ...}`` or, in
+    llama.cpp's language, ``{"gbnf": ...}``.
     ``call_order``: the key of a call that comes first: "name" (the default), or "arguments" as on the card.
     ``reasoning``: thoughts in tags are allowed in front, and told apart from the text.
     """

@@ -188,4 +188,5 @@ def _calls(deltas: Iterable[Delta]) -> Iterable[ToolCall]:
         for broken in delta.broken_calls:
             if broken.index is not None:
                 del calls[broken.index]
-    return [ToolCall(call.name, read_json("".join(call.arguments)), call.id) for call in calls.values()]
+    written = [(call, "".join(call.arguments)) for call in calls.values()]
+    return [ToolCall(call.name, read_json(text), call.id, text) for call, text in written]

@@ -17,7 +17,7 @@ from hermes3.prompt.refusal import kind_of, refuse
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-_KNOWN_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id"}
+_KNOWN_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,18 @@ class ToolCall:
         name: the function's name.
         arguments: its arguments, already decoded from JSON.
         id: what the tool's answer refers to; None where nobody gave one.
+        written: JSON of the arguments as the model wrote it, so that streamed and whole answers are the same.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
+    written: str | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The call as OpenAI writes it, arguments as a JSON string."""
-        function = {"name": self.name, "arguments": json.dumps(self.arguments, ensure_ascii=False)}
+        arguments = self.written or json.dumps(self.arguments, ensure_ascii=False)
+        function = {"name": self.name, "arguments": arguments}
         return {"id": self.id, "type": "function", "function": function}
 
 
@@ -89,7 +92,8 @@ def parse_messages(raw: Iterable[Mapping[str, Any] | Message], *, param: str = "
     """Messages from OpenAI-style dicts; ``Message`` objects are checked and passed through.
 
     ``developer`` reads as ``system``. Content may be a string or a list of parts of type ``text``, which are
-    joined by newlines (as vLLM and llama.cpp join them).
+    joined by newlines (as vLLM and llama.cpp join them). An assistant's ``reasoning_content`` goes back to
+    where it was written, in front of the content, as ``<scratch_pad>``.
 
     Args:
         raw: the conversation, oldest first.
@@ -122,9 +126,13 @@ def parse_message(raw: Mapping[str, Any] | Message, where: str) -> Message:
     role = _role(raw, where)
     _refuse_unknown(raw, role, where)
     calls = _tool_calls(raw.get("tool_calls") or (), f"{where}.tool_calls")
+    thought = _optional_text(raw, "reasoning_content", where)
+    content = _content(raw.get("content"), f"{where}.content", may_be_null=bool(calls or thought))
+    if thought:
+        content = "\n".join(["<scratch_pad>", thought, "</scratch_pad>", *([content] if content else [])])
     return Message(
         role=role,
-        content=_content(raw.get("content"), f"{where}.content", may_be_null=bool(calls)),
+        content=content,
         tool_calls=calls,
         tool_call_id=_optional_text(raw, "tool_call_id", where),
         name=_optional_text(raw, "name", where),
@@ -143,7 +151,12 @@ def _role(raw: Mapping[str, Any], where: str) -> Role:
 
 
 def _refuse_unknown(raw: Mapping[str, Any], role: Role, where: str) -> None:
-    places = {"tool_calls": "assistant", "tool_call_id": "tool", "name": "tool"}
+    places = {
+        "tool_calls": "assistant",
+        "reasoning_content": "assistant",
+        "tool_call_id": "tool",
+        "name": "tool",
+    }
     for key, value in raw.items():
         if value is None or value == "" or value == [] or value == {}:
             continue

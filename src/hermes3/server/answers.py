@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from hermes3.llm import Delta, Reply, Timings, TokenLogprob, Usage
+from hermes3.llm import Delta, Reply, Timings, TokenLogprob, ToolCallDelta, Usage
+from hermes3.prompt.pieces import ParsedCall
 
 Body = dict[str, object]
 _IN_USAGE = {"prompt_tokens", "completion_tokens"}
@@ -52,23 +53,62 @@ def timings_body(answers: Iterable[tuple[Timings, Usage]]) -> Body:
 
 
 def chat_choice(index: int, reply: Reply) -> Body:
+    """One choice of a chat.completion. Calls that cannot be made stand beside the message, not in it."""
+    message: Body = {"role": "assistant", "content": reply.text or None if reply.tool_calls else reply.text}
+    message["refusal"] = None
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if reply.tool_calls:
+        message["tool_calls"] = [call.to_dict() for call in reply.tool_calls]
     return {
         "index": index,
-        "message": {"role": "assistant", "content": reply.text, "refusal": None},
+        "message": message,
         "logprobs": None if reply.logprobs is None else chat_logprobs(reply.logprobs),
         "finish_reason": reply.finish_reason,
+        **_broken(reply.broken_calls),
     }
 
 
-def chat_chunk_choice(index: int, delta: Delta, *, is_first: bool) -> Body:
-    """One choice of a chat.completion.chunk; the first names the role."""
-    content: Body = {"content": delta.text} if delta.text or is_first else {}
-    return {
-        "index": index,
-        "delta": {"role": "assistant", **content} if is_first else content,
-        "logprobs": chat_logprobs(delta.logprobs) if delta.logprobs else None,
-        "finish_reason": delta.finish_reason,
-    }
+def chat_opening(index: int, *, may_call: bool) -> Body:
+    """The first choice of a chat.completion.chunk, which names the role."""
+    delta = {"role": "assistant", "content": None if may_call else ""}
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def chat_chunk_choices(index: int, delta: Delta) -> list[Body]:
+    """The choices of the chunks that say what a delta says: text in one, each step of a call in one.
+
+    A call that broke was streamed already; the chunk in which that is known names it by its index.
+    """
+    text: Body = {"content": delta.text} if delta.text else {}
+    if delta.reasoning:
+        text["reasoning_content"] = delta.reasoning
+    steps: list[Body] = [text] if text else []
+    for call in delta.tool_calls:
+        steps += [{"tool_calls": [step]} for step in _call_steps(call)]
+    logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
+    end = _broken(delta.broken_calls)
+    if not steps and (logprobs or end or delta.finish_reason):
+        steps = [{}]
+    choices: list[Body] = [
+        {"index": index, "delta": step, "logprobs": None, "finish_reason": None} for step in steps
+    ]
+    if choices:
+        choices[0]["logprobs"] = logprobs
+        choices[-1].update(end, finish_reason=delta.finish_reason)
+    return choices
+
+
+def _call_steps(call: ToolCallDelta) -> Iterator[Body]:
+    if call.name is not None:
+        function = {"name": call.name, "arguments": ""}
+        yield {"index": call.index, "id": call.id, "type": "function", "function": function}
+    if call.arguments:
+        yield {"index": call.index, "function": {"arguments": call.arguments}}
+
+
+def _broken(calls: Sequence[ParsedCall]) -> Body:
+    return {"broken_tool_calls": [asdict(call) for call in calls]} if calls else {}
 
 
 def chat_logprobs(entries: Sequence[TokenLogprob]) -> Body:

@@ -8,20 +8,23 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hermes3.llm import LLM, Sampling
+from hermes3.llm import LLM, Prepared, Sampling
 from hermes3.llm.async_stream import AsyncStream
 from hermes3.server.answers import Body, Envelope, chat_choice, completion_choice, timings_body, usage_body
+from hermes3.server.asking import prepare
+from hermes3.server.chat_request import ChatRequest
 from hermes3.server.desk import Desk
 from hermes3.server.events import chat_events, completion_events
 from hermes3.server.failures import Failure
 from hermes3.server.metrics import CONTENT_TYPE, Metrics
-from hermes3.server.protocol import ChatRequest, CompletionRequest
+from hermes3.server.protocol import CompletionRequest
 from hermes3.server.worker import close_all, replies, unless_gone
 
 _log = logging.getLogger("hermes3.server")
@@ -74,18 +77,23 @@ class Endpoints:
     async def chat(self, http: Request) -> Response:
         request = ChatRequest.model_validate_json(await read_body(http, self._desk))
         self.check_model(request.model)
-        ids = await asyncio.to_thread(self._llm.encode_chat, request.messages)
+        prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
         envelope = self._envelope("chatcmpl")
         who = {
             "user": request.user,
             "safety_identifier": request.safety_identifier,
             "metadata": request.metadata,
         }
-        streams = await self._start(envelope, request, [ids], who)
+        streams = await self._start(envelope, request, [prepared], who)
         if request.stream:
-            return self._event_stream(
-                chat_events(envelope, streams, n_per_prompt=len(streams), include_usage=request.include_usage)
+            events = chat_events(
+                envelope,
+                streams,
+                n_per_prompt=len(streams),
+                include_usage=request.include_usage,
+                may_call=bool(prepared.form.callable),
             )
+            return self._event_stream(events)
         answers = await unless_gone(http, replies(streams))
         body = envelope.around(
             "chat.completion", [chat_choice(index, one) for index, one in enumerate(answers)]
@@ -99,10 +107,8 @@ class Endpoints:
     async def completions(self, http: Request) -> Response:
         request = CompletionRequest.model_validate_json(await read_body(http, self._desk))
         self.check_model(request.model)
-        prompts = [
-            await asyncio.to_thread(self._llm.encode, prompt, allow_special=request.allow_special)
-            for prompt in request.prompts
-        ]
+        encode = partial(self._llm.encode, allow_special=request.allow_special)
+        prompts = [Prepared(await asyncio.to_thread(encode, prompt)) for prompt in request.prompts]
         envelope = self._envelope("cmpl")
         streams = await self._start(envelope, request, prompts, {"user": request.user})
         n = request.n_choices
@@ -127,26 +133,31 @@ class Endpoints:
         self,
         envelope: Envelope,
         request: ChatRequest | CompletionRequest,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prepared],
         who: Mapping[str, object],
     ) -> list[AsyncStream]:
         """One stream per prompt and choice, all running; none if one of them is refused."""
         n = request.n_choices
         asked = [
-            (ids, self._bounded(request.sampling(choice), ids)) for ids in prompts for choice in range(n)
+            (each, self._bounded(request.sampling(choice), each.ids))
+            for each in prompts
+            for choice in range(n)
         ]
-        costs = [min(len(ids) + (sampling["max_tokens"] or 0), self._llm.n_ctx) for ids, sampling in asked]
+        costs = [
+            min(len(each.ids) + (sampling["max_tokens"] or 0), self._llm.n_ctx) for each, sampling in asked
+        ]
         self._desk.admit(costs)
         streams: list[AsyncStream] = []
         try:
-            for (ids, sampling), cost in zip(asked, costs, strict=True):
-                streams.append(self._llm.acomplete(ids, **sampling))
+            for (each, sampling), cost in zip(asked, costs, strict=True):
+                streams.append(self._llm.astart(each, **sampling))
                 self._desk.enter(streams[-1], cost)
         except BaseException:
             close_all(streams)
             raise
         given = {name: value for name, value in who.items() if value is not None}
-        _log.info("%s: prompts of %s tokens, n = %d %r", envelope.id, [len(ids) for ids in prompts], n, given)
+        n_tokens = [len(each.ids) for each in prompts]
+        _log.info("%s: prompts of %s tokens, n = %d %r", envelope.id, n_tokens, n, given)
         return streams
 
     def _bounded(self, sampling: Sampling, ids: Sequence[int]) -> Sampling:

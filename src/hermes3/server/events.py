@@ -12,7 +12,8 @@ from hermes3.server.answers import (
     Body,
     CompletionLogprobs,
     Envelope,
-    chat_chunk_choice,
+    chat_chunk_choices,
+    chat_opening,
     completion_chunk_choice,
     timings_body,
     usage_body,
@@ -22,20 +23,21 @@ from hermes3.server.worker import merged
 
 _log = logging.getLogger("hermes3.server")
 DONE = "[DONE]"
-ChunkChoice = Callable[[int, Delta], Body]
+ChunkChoices = Callable[[int, Delta], list[Body]]
 
 
 async def chat_events(
-    envelope: Envelope, streams: Sequence[AsyncStream], *, n_per_prompt: int, include_usage: bool
+    envelope: Envelope,
+    streams: Sequence[AsyncStream],
+    *,
+    n_per_prompt: int,
+    include_usage: bool,
+    may_call: bool,
 ) -> AsyncIterator[str]:
-    """chat.completion.chunk events: each choice's role at once, then text as it comes, usage, ``[DONE]``."""
-    opening = [chat_chunk_choice(index, Delta(""), is_first=True) for index in range(len(streams))]
-
-    def choice(index: int, delta: Delta) -> Body:
-        return chat_chunk_choice(index, delta, is_first=False)
-
+    """chat.completion.chunk events: each choice's role at once, then what comes, usage, ``[DONE]``."""
+    opening = [chat_opening(index, may_call=may_call) for index in range(len(streams))]
     chunks = _Chunks(envelope, "chat.completion.chunk", n_per_prompt, include_usage)
-    async for event in chunks.of(streams, opening, choice):
+    async for event in chunks.of(streams, opening, chat_chunk_choices):
         yield event
 
 
@@ -51,12 +53,14 @@ async def completion_events(
     writers = [CompletionLogprobs() for _ in streams]
     opening = [completion_chunk_choice(index, Delta(text)) for index, text in enumerate(echoes) if text]
 
-    def choice(index: int, delta: Delta) -> Body:
+    def choices(index: int, delta: Delta) -> list[Body]:
         logprobs = writers[index].body(delta.logprobs) if delta.logprobs else None
-        return completion_chunk_choice(index, delta, logprobs)
+        if not (delta.text or logprobs or delta.finish_reason):
+            return []
+        return [completion_chunk_choice(index, delta, logprobs)]
 
     chunks = _Chunks(envelope, "text_completion", n_per_prompt, include_usage)
-    async for event in chunks.of(streams, opening, choice):
+    async for event in chunks.of(streams, opening, choices):
         yield event
 
 
@@ -70,7 +74,7 @@ class _Chunks:
         self._include_usage = include_usage
 
     async def of(
-        self, streams: Sequence[AsyncStream], opening: Sequence[Body], choice: ChunkChoice
+        self, streams: Sequence[AsyncStream], opening: Sequence[Body], choices: ChunkChoices
     ) -> AsyncIterator[str]:
         for first in opening:
             yield self._event([first])
@@ -79,8 +83,8 @@ class _Chunks:
             async for index, delta in merged(streams):
                 if delta.usage is not None:
                     usages[index] = delta.usage
-                if delta.text or delta.logprobs or delta.finish_reason:
-                    yield self._event([choice(index, delta)], last=delta)
+                for choice in choices(index, delta):
+                    yield self._event([choice], last=delta if choice["finish_reason"] else None)
         except Exception as error:
             failure = failure_of(error)
             _log.error("%s failed: %s", self._envelope.id, failure, exc_info=error)

@@ -22,6 +22,10 @@ class Limits:
         max_body_bytes: of a request's body (413 above); 8 MiB are four times the text of 128k tokens.
         body_s: seconds in which a body must be here (408 after).
         max_headers, max_header_bytes: of a request (431 above).
+        max_tools, max_tools_bytes: of a request; more than 128 tools are never taken.
+        max_schema_bytes: of each JSON Schema, regular expression, list of choices or grammar.
+        max_schema_depth: of each JSON Schema: objects and lists inside each other.
+        max_pattern_chars: of each regular expression, in a schema or by itself.
         send_s: a client that does not read for so long has left.
         ping_s: seconds between the comments that keep a silent stream open.
         stall_s: /ready is red when answers are in work and the engine has brought nothing for so long.
@@ -39,6 +43,11 @@ class Limits:
     body_s: float = 60.0
     max_headers: int = 100
     max_header_bytes: int = 32 << 10
+    max_tools: int = 128
+    max_tools_bytes: int = 256 << 10
+    max_schema_bytes: int = 64 << 10
+    max_schema_depth: int = 64
+    max_pattern_chars: int = 2048
     send_s: float = 60.0
     ping_s: float = 15.0
     stall_s: float = 10.0

@@ -1,21 +1,12 @@
-"""What a request may say: OpenAI's chat and completion fields, each honoured or refused by name.
+"""What a request may say: OpenAI's fields and what we add, each honoured or refused by name.
 
-Honoured: model, messages, prompt, stream, stream_options.include_usage, n, seed, stop, temperature, top_p,
-    max_tokens, max_completion_tokens, presence_penalty, frequency_penalty, logit_bias, logprobs,
-    top_logprobs, echo (without logprobs).
-Honoured, and not OpenAI's (``extra_body``): top_k, min_p, repetition_penalty, ignore_eos, allow_special.
-Written to the request's line in the log: user, safety_identifier, metadata (a plain chat answer repeats it).
-Taken where the value says what happens anyway, else refused: store, service_tier, modalities,
-    response_format, reasoning_effort, best_of, stream_options.include_obfuscation.
-Refused, with a 400 that names it: every other field, OpenAI's or unknown.
-
-Choice i of n is drawn with seed + i. What is left out has the hall's default (``SamplingParams``), except
-max_tokens of a completion, 16 as with OpenAI; a chat answer may fill the context.
+The fields stand in docs/api.md, which is made from this code (``reference.py``). Choice i of n is drawn with
+seed + i.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -29,44 +20,39 @@ MAX_STOP_CHARS = 256
 MAX_LOGIT_BIAS = 1024
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
 
-Harmless = tuple[object, ...]
-_REFUSED_ALWAYS: dict[
-    str, tuple[Harmless, str]
-] = {  # name -> (values that change nothing, why others are refused)
-    "store": ((False,), "nothing is stored on this server"),
-    "service_tier": (("auto", "default"), "this server has one tier"),
+
+class Refused(NamedTuple):
+    """A field of OpenAI's that is not honoured.
+
+    Attributes:
+        why: the reason.
+        harmless: values that say what happens anyway, and are taken.
+        remedy: what to do instead.
+    """
+
+    why: str
+    harmless: tuple[object, ...] = ()
+    remedy: str = "Leave it out."
+
+
+REFUSED_ALWAYS = {
+    "store": Refused("nothing is stored on this server", (False,)),
+    "service_tier": Refused("this server has one tier", ("auto", "default")),
 }
-_REFUSED_IN_CHAT: dict[str, tuple[Harmless, str]] = {
-    **_REFUSED_ALWAYS,
-    "tools": ((), "tool calls are not served yet"),
-    "tool_choice": ((), "tool calls are not served yet"),
-    "parallel_tool_calls": ((), "tool calls are not served yet"),
-    "functions": ((), "deprecated, and tool calls are not served yet"),
-    "function_call": ((), "deprecated, and tool calls are not served yet"),
-    "response_format": (({"type": "text"},), "constrained output is not served yet"),
-    "reasoning_effort": (("none",), "the model has no reasoning levels"),
-    "verbosity": ((), "the model has no verbosity levels; say it in the system message"),
-    "modalities": ((["text"],), "the model reads and writes text alone"),
-    "audio": ((), "the model reads and writes text alone"),
-    "prediction": ((), "predicted outputs are not supported"),
-    "web_search_options": ((), "the server does not search the web"),
-    "moderation": ((), "the server does not moderate"),
-    "prompt_cache_key": ((), "there is no prompt cache to steer"),
-    "prompt_cache_options": ((), "there is no prompt cache to steer"),
-    "prompt_cache_retention": ((), "there is no prompt cache to steer"),
-}
-_REFUSED_IN_COMPLETIONS: dict[str, tuple[Harmless, str]] = {
-    **_REFUSED_ALWAYS,
-    "suffix": ((), "the model was not trained to fill in the middle"),
-    "best_of": ((1,), "answers are not ranked; ask for n and choose"),
+_REFUSED_IN_COMPLETIONS = {
+    **REFUSED_ALWAYS,
+    "suffix": Refused("the model was not trained to fill in the middle"),
+    "best_of": Refused("answers are not ranked; ask for n and choose", (1,)),
 }
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Nothing unknown, nothing converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
@@ -75,41 +61,51 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-class _Request(_Strict):
-    refused: ClassVar[dict[str, tuple[Harmless, str]]] = _REFUSED_ALWAYS
+class AnswerRequest(Strict):
+    """What chats and completions have in common."""
 
-    model: str
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    seed: Int64 | None = None
-    stop: Stop | Annotated[list[Stop], Field(min_length=1, max_length=MAX_STOPS)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: Int64 | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS)] | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
-    top_k: Int64 | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    ignore_eos: bool | None = None
+    refused: ClassVar[dict[str, Refused]] = REFUSED_ALWAYS
+
+    model: str = Field(description="the served model's name, its file's, or the short name")
+    stream: bool | None = Field(None, description="server-sent events as the answer grows")
+    stream_options: StreamOptions | None = Field(
+        None, description="`include_usage`: a last chunk with the usage; only with `stream`"
+    )
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description=f"answers to each prompt, 1 to {MAX_CHOICES}"
+    )
+    seed: Int64 | None = Field(None, description="answer i is drawn with seed + i, the same at any load")
+    stop: Stop | Annotated[list[Stop], Field(min_length=1, max_length=MAX_STOPS)] | None = Field(
+        None, description=f"up to {MAX_STOPS} strings of up to {MAX_STOP_CHARS} characters that end an answer"
+    )
+    temperature: float | None = Field(None, description="0 for the likeliest token each time")
+    top_p: float | None = Field(None, description="the likeliest tokens of this probability in all")
+    max_tokens: Int64 | None = Field(None, description="at most so many tokens of an answer")
+    presence_penalty: float | None = Field(None, description="-2 to 2, for tokens that came already")
+    frequency_penalty: float | None = Field(None, description="-2 to 2, for each time that a token came")
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS)] | None = Field(
+        None, description="-100 to 100 by token id of this model (`/tokenize`)"
+    )
+    user: Annotated[str, Field(max_length=512)] | None = Field(None, description="written to the log")
+    top_k: Int64 | None = Field(None, description="the so many likeliest tokens; 0 for all")
+    min_p: float | None = Field(None, description="tokens of at least this share of the likeliest one's")
+    repetition_penalty: float | None = Field(None, description="above 0, 1 for none")
+    ignore_eos: bool | None = Field(None, description="go on until `max_tokens`, for measurements")
 
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        for name, (harmless, why) in cls.refused.items():
+        for name, (why, harmless, remedy) in cls.refused.items():
             value = data.pop(name, None)
             if value is None or any(type(value) is type(other) and value == other for other in harmless):
                 continue
-            raise refusal(name, f"'{name}' is not supported: {why}. Leave it out.")
+            raise refusal(name, f"'{name}' is not supported: {why}. {remedy}")
         return data
 
     @model_validator(mode="after")
-    def _stream_options_need_stream(self) -> _Request:
+    def _stream_options_need_stream(self) -> AnswerRequest:
         if self.stream_options is not None and not self.stream:
             raise refusal("stream_options", "'stream_options' is only allowed when 'stream' is true.")
         return self
@@ -146,7 +142,7 @@ class _Request(_Strict):
         return {int(token_id): bias for token_id, bias in self.logit_bias.items()}
 
     @model_validator(mode="after")
-    def _logit_bias_by_token_id(self) -> _Request:
+    def _logit_bias_by_token_id(self) -> AnswerRequest:
         for key in self.logit_bias or {}:
             if not (key.isascii() and key.isdigit() and len(key) < 10):
                 raise refusal(
@@ -155,42 +151,7 @@ class _Request(_Strict):
         return self
 
 
-class ChatRequest(_Request):
-    """POST /v1/chat/completions."""
-
-    refused = _REFUSED_IN_CHAT
-
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Int64 | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise refusal("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise refusal("max_tokens", "'max_tokens' and 'max_completion_tokens' say the same: give one.")
-        return self
-
-    def sampling(self, choice: int) -> Sampling:
-        sampling = super().sampling(choice)
-        if self.max_completion_tokens is not None:
-            sampling["max_tokens"] = self.max_completion_tokens
-        if self.logprobs:
-            sampling["logprobs"] = self.top_logprobs or 0
-        return sampling
-
-
-class CompletionRequest(_Request):
+class CompletionRequest(AnswerRequest):
     """POST /v1/completions."""
 
     refused = _REFUSED_IN_COMPLETIONS
@@ -202,10 +163,12 @@ class CompletionRequest(_Request):
         | Annotated[
             list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)
         ]
+    ) = Field(description="a text, token ids, or a list of either")
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="the so many likeliest tokens at each place, 0 to 20"
     )
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: bool | None = None
-    allow_special: bool = False
+    echo: bool | None = Field(None, description="the prompt in front of the answer; not with `logprobs`")
+    allow_special: bool = Field(False, description="text such as `<|im_end|>` counts as that token")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> CompletionRequest:
@@ -271,6 +234,6 @@ def _dotted(error: ErrorDetails) -> str | None:
     loc = error["loc"]
     if not loc:
         return None
-    if loc[0] == "stream_options" and len(loc) > 1:
+    if loc[0] in ("stream_options", "structured_outputs") and len(loc) > 1:
         return f"{loc[0]}.{loc[1]}"
     return str(loc[0])[:100]

@@ -9,30 +9,40 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from hermes3.llm import LLM
-from hermes3.prompt.chatml import render
-from hermes3.prompt.messages import parse_messages
+from hermes3.llm import LLM, Answering
+from hermes3.prompt.chatml import text_of
 from hermes3.server.desk import Desk
 from hermes3.server.endpoints import read_body
 from hermes3.server.failures import Failure
-from hermes3.server.protocol import MAX_MESSAGES, refusal
+from hermes3.server.protocol import MAX_MESSAGES, Strict, refusal
 
 Messages = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _Text(Strict):
     model: str | None = None
 
 
-class TokenizeRequest(_Strict):
+class _Conversation(_Text):
+    """What decides about a prompt's text."""
+
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    call_order: Literal["name", "arguments"] | None = None
+
+    def asked(self) -> Answering:
+        """What the hall is asked."""
+        given = {"tools": self.tools, "response_format": self.response_format, "call_order": self.call_order}
+        return cast(Answering, {name: value for name, value in given.items() if value is not None})
+
+
+class TokenizeRequest(_Conversation):
     """A text, or a conversation as the model would get it."""
 
     prompt: str | None = None
@@ -46,16 +56,19 @@ class TokenizeRequest(_Strict):
             raise refusal("prompt", "Give either 'prompt' or 'messages'.")
         if self.allow_special and self.prompt is None:
             raise refusal("allow_special", "'allow_special' is for 'prompt'; messages are always plain text.")
+        if self.prompt is not None and (given := self.asked()):
+            name = next(iter(given))
+            raise refusal(name, f"'{name}' is for 'messages'; 'prompt' is taken as it stands.")
         return self
 
 
-class DetokenizeRequest(_Strict):
+class DetokenizeRequest(_Text):
     """Ids of this model's vocabulary."""
 
     tokens: list[int]
 
 
-class TemplateRequest(_Strict):
+class TemplateRequest(_Conversation):
     """A conversation."""
 
     messages: Messages
@@ -77,7 +90,8 @@ class Texts:
         request = TokenizeRequest.model_validate_json(await read_body(http, self._desk))
         self._check(request)
         if request.messages is not None:
-            ids = await asyncio.to_thread(self._llm.encode_chat, request.messages)
+            encode_chat = partial(self._llm.encode_chat, request.messages, **request.asked())
+            ids = await asyncio.to_thread(encode_chat)
         else:
             encode = partial(self._llm.tokenizer.encode, allow_special=request.allow_special)
             ids = await asyncio.to_thread(encode, request.prompt or "")
@@ -109,8 +123,8 @@ class Texts:
         """The prompt's text, its marks written out; the model is not asked."""
         request = TemplateRequest.model_validate_json(await read_body(http, self._desk))
         self._check(request)
-        segments = render(parse_messages(request.messages), template=self._llm.template)
-        return JSONResponse({"prompt": "".join(segment.text for segment in segments)})
+        segments = partial(self._llm.segments, request.messages, **request.asked())
+        return JSONResponse({"prompt": text_of(await asyncio.to_thread(segments))})
 
     async def embeddings(self) -> JSONResponse:
         raise Failure(
@@ -120,6 +134,6 @@ class Texts:
             code="unsupported_endpoint",
         )
 
-    def _check(self, request: _Strict) -> None:
+    def _check(self, request: _Text) -> None:
         if request.model is not None:
             self._check_model(request.model)
