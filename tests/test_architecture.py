@@ -15,7 +15,7 @@ FLOORS = [
     {"prompt", "tokenizer", "weights", "_native"},
     {"engine", "train", "convert"},
     {"llm"},
-    {"agent", "server", "eval", "compare"},
+    {"agent", "server", "eval", "compare", "synth"},
     {"__init__"},  # the front door
     {"cli"},
     {"__main__"},
@@ -30,6 +30,7 @@ ONLY_IN = {  # third-party library -> the rooms that may import it
     "pydantic": {"prompt", "server", "agent"},
     "pydantic_settings": {"server"},
     "mcp": {"agent"},
+    "openai": {"synth"},
     "tokenizers": {"tokenizer"},
     "llguidance": {"engine"},
     **{oracle: set() for oracle in ("transformers", "trl", "peft", "gguf", "llama_cpp")},

@@ -8,7 +8,7 @@
     chat.py       one question, one answer; or the way into session.py
     session.py    the interactive session; commands.py its slash commands
     asking.py     the commands call and json, which are call.py and json_mode.py; call_screen.py shows a run
-    data/         data check, data show
+    data/         data check, data show, data synth
     pull.py  serve.py  compare.py  bench.py  doctor/      one command each; convert.py: convert and quantize
     roofline.py   what bench compares with
 

@@ -23,6 +23,7 @@ Forms of files, JSON or JSON Lines, gzipped or not; found by the first row, or n
 Examples:
   hermes3 data check train.jsonl
   hermes3 data show train.jsonl 3
+  hermes3 data synth new.jsonl --seeds prompts.txt --model 3b
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
@@ -39,6 +40,33 @@ Tokenizer = Annotated[
     typer.Option("--model", "-m", help="Whose tokens are counted; default: the best model on this machine."),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Bad rows are no error; how many, is said.")]
+Target = Annotated[Path, typer.Argument(metavar="OUT", help="JSON Lines to write, or to go on with.")]
+Seeds = Annotated[
+    Path | None, typer.Option("--seeds", metavar="FILE", help="Prompts: lines of a .txt, or rows of JSON.")
+]
+ToolSets = Annotated[
+    Path | None, typer.Option("--tools", metavar="FILE", help="Tools in OpenAI's form; or rows of sets.")
+]
+TeacherModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Who writes; with --base-url the endpoint's name of it.")
+]
+BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible endpoint; else our own engine.")]
+ApiKey = Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="Key that the endpoint wants to see.")]
+Count = Annotated[int, typer.Option("--n", "-n", min=1, help="Conversations of each prompt or set of tools.")]
+Turns = Annotated[int, typer.Option(min=1, max=32, help="Requests of the user in each conversation.")]
+Warmth = Annotated[float, typer.Option("--temperature", "-t", min=0, max=2, help="Of the sampling.")]
+AnswerTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longer answers are dropped.")]
+RunSeed = Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers of the whole run.")]
+AtOnce = Annotated[int, typer.Option("--concurrency", min=1, max=1024, help="Conversations written at once.")]
+NearAs = Annotated[
+    float, typer.Option("--near", min=0.5, max=1, help="Similarity from which on one is dropped.")
+]
+Refusals = Annotated[
+    Path | None, typer.Option("--refusals", metavar="FILE", help="Regular expressions, one a line.")
+]
+Retries = Annotated[
+    int | None, typer.Option(min=0, max=100, help="Of a request without an answer; default: 5.")
+]
 AllTokens = Annotated[bool, typer.Option("--all", help="Every token in the table, not the borders alone.")]
 
 
@@ -90,4 +118,52 @@ def show(
         from hermes3.cli.data.show import run
 
         if not run(file, number, model, form, all_tokens):
+            raise typer.Exit(ERROR)
+
+
+@app.command()
+def synth(
+    out: Target,
+    seeds: Seeds = None,
+    tools: ToolSets = None,
+    model: TeacherModel = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = "none",
+    n: Count = 1,
+    turns: Turns = 1,
+    temperature: Warmth = 0.8,
+    max_tokens: AnswerTokens = 1024,
+    seed: RunSeed = 0,
+    concurrency: AtOnce = 8,
+    near: NearAs = 0.8,
+    refusals: Refusals = None,
+    retries: Retries = None,
+    ctx: options.Ctx = None,
+    threads: options.Threads = None,
+) -> None:
+    """Have a teacher write training data, from prompts or for sets of tools.
+
+    For a set of tools the teacher also writes the request, and stands in for the functions. Calls follow
+    their schemas, or the conversation is dropped; so are refusals, empty turns, cut answers and what
+    resembles a conversation before. NAME.dropped.jsonl beside OUT has them, with the reason. A run that was
+    killed goes on where it was when the same is asked for again.
+
+    \b
+    Examples:
+      hermes3 data synth new.jsonl --seeds prompts.txt --model 3b -n 4
+      hermes3 data synth calls.jsonl --tools tools.json -n 100 --turns 2
+      hermes3 data synth new.jsonl --seeds prompts.jsonl --base-url https://host/v1 --model NAME
+
+    \b
+    Rows of --seeds: prompt (or instruction and input), and as they like system and tools.
+    Rows of --tools: tools (a list) and system; or tools alone, which are one set together.
+    """
+    with exit_codes():
+        from hermes3.cli.data.synth import SynthOptions, run
+
+        asked = SynthOptions(
+            out, seeds, tools, model, base_url, api_key, n, turns, temperature, max_tokens, seed, concurrency,
+            near, refusals, retries, ctx, threads,
+        )  # fmt: skip
+        if not run(asked):
             raise typer.Exit(ERROR)
