@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Annotated, Any
 
 from hermes3.prompt.json_text import json_text
 from hermes3.prompt.refusal import first_line, kind_of, refuse, refuse_unknown
@@ -59,6 +60,36 @@ def instance_of(kind: Any, text: str) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind).validate_json(text)
+
+
+def pattern_matches(pattern: str, text: str) -> bool:
+    """Whether a regular expression is found in a text, in time linear in it: Rust's regex, through pydantic.
+
+    Raises:
+        RequestError: no regular expression, or one with back-references or looking around.
+    """
+    return _finder(pattern)(text)
+
+
+@lru_cache(256)
+def _finder(pattern: str) -> Callable[[str], bool]:
+    from pydantic import StringConstraints, TypeAdapter, ValidationError
+    from pydantic_core import SchemaError
+
+    try:
+        adapter = TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
+    except (SchemaError, TypeError) as error:
+        what = str(error).splitlines()[-1]
+        refuse("pattern", f"is {pattern!r:.60}, which cannot be searched for: {what:.100}")
+
+    def found(text: str) -> bool:
+        try:
+            adapter.validate_python(text, strict=True)
+        except ValidationError:
+            return False
+        return True
+
+    return found
 
 
 def closed(schema: Schema) -> Schema:

@@ -100,6 +100,26 @@ def test_a_pair_is_a_prompt_and_two_answers(smol: Tokenizer) -> None:
         assert np.array_equal(alone.weights[len(pair.prompt_ids) :], answer.weights)
 
 
+@pytest.mark.parametrize("name", ["reason-tool-use-50.jsonl.gz", "glaive-toolcall-300.json.gz",
+                                  "dpo-sharegpt-300.json.gz"])  # fmt: skip
+def test_what_is_trained_stands_behind_the_assistants_header(
+    shared_data: Path, smol: Tokenizer, name: str
+) -> None:
+    """Read off the text, without the flags of segments."""
+    renderer, n_calls = Renderer(smol, PLAIN), 0
+    for item in list(DataFile(shared_data / "train" / name))[:60]:
+        assert isinstance(item, Sample)
+        value = item.value
+        for each in [value.chosen, value.rejected] if isinstance(value, Preference) else [value]:
+            example = renderer.example(each)
+            text = smol.decode(example.ids.tolist())
+            answers = re.findall(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", text, re.DOTALL)
+            assert re.findall(r"⟦(.*?)⟧", marked(smol, example), re.DOTALL) == answers
+            assert len(answers) == sum(message.role == "assistant" for message in each.messages)
+            n_calls += sum(answer.count("<tool_call>") for answer in answers)
+    assert (n_calls > 20) == ("tool" in name)
+
+
 PLAIN_FILES = ["alpaca-999.json.gz", "sft-messages-500.jsonl.gz", "gpteacher-codegen.json.gz"]
 
 

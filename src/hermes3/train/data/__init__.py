@@ -3,6 +3,7 @@
     rows.py          rows out of JSON and JSON Lines, gzipped or not
     forms.py         OpenAI's messages, ShareGPT, Alpaca, pairs: what a row says
     tools.py         what may be called, and whether calls are such
+    schemas.py       arguments against the schema of a tool, neither of them trusted
     dialects.py      tools as public files describe them
     results.py       which call a result belongs to
     conversation.py  what all forms become, and what a conversation must be to be learned from

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 from hermes3.prompt.functions import parse_tools
-from hermes3.prompt.json_text import json_text, read_json
+from hermes3.prompt.json_text import json_text
 from hermes3.prompt.messages import Tool, ToolCall
 from hermes3.prompt.refusal import kind_of, refuse
 from hermes3.prompt.splitter import parse_reply
 from hermes3.prompt.tools import END_TOOL_CALL, TOOL_CALL
 from hermes3.train.data.dialects import as_openai
 from hermes3.train.data.results import value_of
+from hermes3.train.data.schemas import argument_errors
 
 _TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
-_ANY: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,35 +106,3 @@ def check_calls(calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) ->
         error = next(argument_errors(tool, call.arguments), None)
         if error is not None:
             refuse(at, f"calls {call.name} with arguments that its schema forbids: {error}")
-
-
-def argument_errors(tool: Tool, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with arguments, by the tool's schema.
-
-    Raises:
-        RequestError: the schema itself is none.
-    """
-    import jsonschema
-
-    validator = _validator(json_text(tool.parameters or _ANY, f"the schema of {tool.name}"))
-    try:
-        for error in validator.iter_errors(dict(arguments)):
-            place = "".join(f"[{part!r}]" for part in error.absolute_path)
-            yield f"{place + ': ' if place else ''}{error.message[:160]}"
-    except (jsonschema.exceptions.UnknownType, RecursionError, *_schema_faults()) as error:
-        refuse(f"the schema of {tool.name}", f"cannot be followed: {str(error).strip()[:160]}")
-
-
-def _schema_faults() -> tuple[type[Exception], ...]:
-    from referencing.exceptions import Unresolvable
-
-    return (Unresolvable, re.error, TypeError, AttributeError, KeyError)
-
-
-@lru_cache(256)
-def _validator(schema: str) -> Any:
-    import jsonschema
-    from referencing import Registry
-
-    # An empty registry: nothing is fetched because a file says so.
-    return jsonschema.Draft202012Validator(read_json(schema), registry=Registry())

@@ -1,0 +1,114 @@
+"""Arguments against the schema of a tool, where both may come from strangers.
+
+References to other documents are not followed. Regular expressions run in linear time (``pattern_matches``),
+Python's own may hang. What refers to itself without end, or to so much that it multiplies, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from hermes3.errors import RequestError
+from hermes3.prompt.json_text import json_text, read_json
+from hermes3.prompt.messages import Tool
+from hermes3.prompt.refusal import first_line, refuse
+from hermes3.prompt.schema import pattern_matches
+
+MAX_REFERENCES = 10_000  # followed for one call
+_ANY: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+
+def argument_errors(tool: Tool, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with arguments, by the tool's schema.
+
+    Raises:
+        RequestError: the schema itself is none, or cannot be followed.
+    """
+    where = f"the schema of {tool.name}"
+    checker = _checker(json_text(tool.parameters or _ANY, where))
+    checker.n_references = 0
+    try:
+        for error in checker.validator.iter_errors(dict(arguments)):
+            place = "".join(f"[{part!r}]" for part in error.absolute_path)
+            yield f"{place + ': ' if place else ''}{error.message[:160]}"
+    except RequestError as error:
+        refuse(where, f"cannot be followed: {error}")
+    except Exception as error:  # jsonschema raises what its Python happens to raise: TypeError, KeyError, ...
+        refuse(where, f"cannot be followed: {first_line(error)}")
+
+
+class _Checker:
+    """A validator of one schema, with a bound on what it follows."""
+
+    def __init__(self, schema: Any) -> None:
+        from jsonschema import Draft202012Validator, validators
+        from referencing import Registry
+
+        known = Draft202012Validator.VALIDATORS
+        kind = validators.extend(Draft202012Validator, {
+            "pattern": _pattern,
+            "patternProperties": _pattern_properties,
+            "additionalProperties": _additional(known["additionalProperties"]),
+            "unevaluatedProperties": _unevaluated(known["unevaluatedProperties"]),
+            "$ref": self._counted(known["$ref"]),
+            "$dynamicRef": self._counted(known["$dynamicRef"]),
+        })  # fmt: skip
+        self.n_references = 0
+        self.validator = kind(schema, registry=Registry())
+
+    def _counted(self, keyword: Any) -> Any:
+        def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+            self.n_references += 1
+            if self.n_references > MAX_REFERENCES:
+                raise RequestError(f"it refers to more than {MAX_REFERENCES} parts")
+            yield from keyword(validator, value, instance, schema) or ()
+
+        return check
+
+
+@lru_cache(256)
+def _checker(schema: str) -> _Checker:
+    return _Checker(read_json(schema))
+
+
+def _pattern(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema import ValidationError
+
+    if isinstance(instance, str) and not pattern_matches(value, instance):
+        yield ValidationError(f"{instance!r:.60} does not match {value!r:.60}")
+
+
+def _pattern_properties(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    if not isinstance(instance, dict):
+        return
+    for pattern, part in value.items():
+        for name, each in instance.items():
+            if pattern_matches(pattern, name):
+                yield from validator.descend(each, part, path=name, schema_path=pattern)
+
+
+def _additional(keyword: Any) -> Any:
+    """``additionalProperties``, which asks Python's ``re`` about ``patternProperties``."""
+
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        patterns = schema.get("patternProperties") or ()
+        if patterns and isinstance(instance, dict):
+            instance = {name: each for name, each in instance.items()
+                        if not any(pattern_matches(pattern, name) for pattern in patterns)}  # fmt: skip
+        plain = {key: schema[key] for key in schema if key != "patternProperties"}
+        yield from keyword(validator, value, instance, plain) or ()
+
+    return check
+
+
+def _unevaluated(keyword: Any) -> Any:
+    """``unevaluatedProperties``, which does so, too, wherever a pattern may stand."""
+
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if "patternProperties" in json_text(schema, "schema"):
+            raise RequestError("unevaluatedProperties beside patternProperties is not followed here")
+        yield from keyword(validator, value, instance, schema) or ()
+
+    return check
