@@ -28,7 +28,8 @@ def test_same_as_character_by_character(pieces: list[str], stops: list[str]) -> 
     shown = "".join([*map(matcher.push, pieces), matcher.flush()])
     text = "".join(pieces)
     assert shown == cut_by_hand(text, stops)
-    assert matcher.is_stopped == any(stop in text for stop in stops)
+    assert (matcher.found is not None) == any(stop in text for stop in stops)
+    assert matcher.found is None or matcher.found in stops
 
 
 @given(st.lists(WORDS, max_size=8), STOPS)
@@ -37,7 +38,7 @@ def test_shows_all_that_no_stop_can_reach(pieces: list[str], stops: list[str]) -
     shown = ""
     for end, piece in enumerate(pieces, 1):
         shown += matcher.push(piece)
-        if not matcher.is_stopped:
+        if matcher.found is None:
             held = "".join(pieces[:end])[len(shown) :]
             assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
 

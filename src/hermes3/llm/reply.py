@@ -108,6 +108,7 @@ class Delta:
         reasoning: new text of the thoughts, where they are told apart.
         tool_calls: how calls grow, where tools were given.
         broken_calls: calls that ended here and cannot be made; one that has an index had deltas before.
+        stop_string: on the last delta, the one that ended the answer, if one did.
     """
 
     text: str
@@ -118,6 +119,7 @@ class Delta:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     broken_calls: tuple[ParsedCall, ...] = ()
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Reply:
         tool_calls: the calls that can be made, in their order.
         broken_calls: those that cannot, cut by the end of the answer for example.
         parsed: an instance of the class that ``response_format`` was; None where the answer was cut.
+        stop_string: the one that ended the answer, if one did.
     """
 
     text: str
@@ -145,6 +148,7 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     broken_calls: tuple[ParsedCall, ...] = ()
     parsed: Any = None
+    stop_string: str | None = None
 
     @classmethod
     def joined(cls, deltas: Iterable[Delta], *, with_logprobs: bool) -> Reply:
@@ -167,6 +171,7 @@ class Reply:
             reasoning="".join(piece.reasoning for piece in pieces),
             tool_calls=tuple(_calls(pieces)),
             broken_calls=tuple(call for piece in pieces for call in piece.broken_calls),
+            stop_string=last.stop_string,
         )
 
 

@@ -74,7 +74,7 @@ class Request:
                 break
             entry = self._named(output.logprobs[index]) if output.logprobs else None
             shown += self._text.push(token_id, entry)
-            if self._text.is_stopped:
+            if self._text.stop_string is not None:
                 return self._end(shown, "stop", now)
         if output.finish_reason is None:
             read = self._reader.read(shown)
@@ -102,6 +102,7 @@ class Request:
                 finish_reason=finish_reason,
                 usage=usage,
                 timings=timings,
+                stop_string=self._text.stop_string,
                 **read._asdict(),
             )
         )

@@ -27,17 +27,18 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.is_stopped = False
+        self.found: str | None = None
 
     def push(self, piece: str) -> str:
         """Add text; return what is now certain to be shown. After a match everything is swallowed."""
-        if self.is_stopped:
+        if self.found is not None:
             return ""
         text = self._held + piece
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.is_stopped, self._held = True, ""
-            return text[: min(found)[1]]
+            _, at, self.found = min(found)
+            self._held = ""
+            return text[:at]
         n_held = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]
@@ -67,9 +68,9 @@ class AnswerText:
         )  # (character where the token's text ends, entry)
 
     @property
-    def is_stopped(self) -> bool:
-        """A stop string is complete: nothing more will be shown."""
-        return self._matcher.is_stopped
+    def stop_string(self) -> str | None:
+        """The stop string that is complete: nothing more will be shown."""
+        return self._matcher.found
 
     def push(self, token_id: int, logprob: TokenLogprob | None) -> str:
         """Add one token; return what is now certain to be shown."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
@@ -25,6 +25,8 @@ from hermes3.server.headers import HeaderLimits
 from hermes3.server.hosts import LOOPBACK_NAMES, HostNames
 from hermes3.server.keys import CALLER, Keys
 from hermes3.server.limits import Limits
+from hermes3.server.messages import PATH as MESSAGES
+from hermes3.server.messages import Messages, error_body
 from hermes3.server.metrics import Metrics
 from hermes3.server.page import Page
 from hermes3.server.texts import Texts
@@ -73,6 +75,9 @@ def create_app(
     v1 = APIRouter(prefix="/v1", dependencies=[guard])
     v1.add_api_route("/chat/completions", routes.chat, methods=["POST"], response_model=None)
     v1.add_api_route("/completions", routes.completions, methods=["POST"], response_model=None)
+    anthropic = Messages(llm, desk, routes)
+    v1.add_api_route("/messages", anthropic.create, methods=["POST"], response_model=None)
+    v1.add_api_route("/messages/count_tokens", anthropic.count_tokens, methods=["POST"], response_model=None)
     v1.add_api_route("/models", routes.models, methods=["GET"], response_model=None)
     v1.add_api_route("/models/{name:path}", routes.model, methods=["GET"], response_model=None)
     texts = Texts(llm, desk, routes.check_model)
@@ -112,11 +117,12 @@ async def _watched(app: FastAPI) -> AsyncIterator[None]:
 def _key_check(keys: Keys) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        name = keys.name_of(given.strip()) if scheme.lower() == "bearer" else None
+        given = given.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        name = keys.name_of(given)
         if keys.digests and name is None:
             raise Failure(
                 HTTPStatus.UNAUTHORIZED,
-                "Send one of the server's API keys as 'Authorization: Bearer KEY'.",
+                "Send one of the server's API keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
@@ -130,6 +136,13 @@ async def _fail(request: Request, error: Exception) -> Response:
     request.app.state.metrics.refused(failure.status)
     if failure.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s %s: %s", request.method, request.url.path, error)
+    return _told(request, failure)
+
+
+def _told(request: Request, failure: Failure) -> Response:
+    """A failure in the words of the route's protocol."""
+    if request.url.path.startswith(MESSAGES):
+        return JSONResponse(error_body(failure), status_code=failure.status, headers=failure.headers)
     return failure.response()
 
 
@@ -138,7 +151,7 @@ async def _fail_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:100]}: {error.detail}."
     headers = dict(error.headers) if error.headers else None
-    return Failure(error.status_code, message, headers=headers).response()
+    return _told(request, Failure(error.status_code, message, headers=headers))
 
 
 async def _client_left(request: Request, error: Exception) -> Response:

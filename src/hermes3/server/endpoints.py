@@ -78,13 +78,13 @@ class Endpoints:
         request = ChatRequest.model_validate_json(await read_body(http, self._desk))
         self.check_model(request.model)
         prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
-        envelope = self._envelope("chatcmpl")
+        envelope = self.envelope("chatcmpl")
         who = {
             "user": request.user,
             "safety_identifier": request.safety_identifier,
             "metadata": request.metadata,
         }
-        streams = await self._start(envelope, request, [prepared], who)
+        streams = await self.start(envelope, request, [prepared], who)
         if request.stream:
             events = chat_events(
                 envelope,
@@ -93,7 +93,7 @@ class Endpoints:
                 include_usage=request.include_usage,
                 may_call=bool(prepared.form.callable),
             )
-            return self._event_stream(events)
+            return self.event_stream(events)
         answers = await unless_gone(http, replies(streams))
         body = envelope.around(
             "chat.completion", [chat_choice(index, one) for index, one in enumerate(answers)]
@@ -109,12 +109,12 @@ class Endpoints:
         self.check_model(request.model)
         encode = partial(self._llm.encode, allow_special=request.allow_special)
         prompts = [Prepared(await asyncio.to_thread(encode, prompt)) for prompt in request.prompts]
-        envelope = self._envelope("cmpl")
-        streams = await self._start(envelope, request, prompts, {"user": request.user})
+        envelope = self.envelope("cmpl")
+        streams = await self.start(envelope, request, prompts, {"user": request.user})
         n = request.n_choices
         echoes = [self._echo(prompt) if request.echo else "" for prompt in request.prompts for _ in range(n)]
         if request.stream:
-            return self._event_stream(
+            return self.event_stream(
                 completion_events(
                     envelope, streams, echoes, n_per_prompt=n, include_usage=request.include_usage
                 )
@@ -129,7 +129,7 @@ class Endpoints:
         body["timings"] = timings_body([(one.timings, one.usage) for one in answers])
         return JSONResponse(body)
 
-    async def _start(
+    async def start(
         self,
         envelope: Envelope,
         request: ChatRequest | CompletionRequest,
@@ -166,7 +166,8 @@ class Endpoints:
         sampling.setdefault("max_tokens", min(self._desk.limits.max_tokens_default, room))
         return sampling
 
-    def _event_stream(self, events: AsyncIterator[str]) -> EventSourceResponse:
+    def event_stream(self, events: AsyncIterator[str | ServerSentEvent]) -> EventSourceResponse:
+        """Events as they come, with comments in between where none comes for long."""
         limits = self._desk.limits
         return EventSourceResponse(
             events,
@@ -189,7 +190,8 @@ class Endpoints:
             message = f"The model '{name[:100]}' does not exist here; this server has '{self._name}'."
             raise Failure(HTTPStatus.NOT_FOUND, message, param="model", code="model_not_found")
 
-    def _envelope(self, prefix: str) -> Envelope:
+    def envelope(self, prefix: str) -> Envelope:
+        """What a new response's bodies share."""
         return Envelope(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._name)
 
     def _model(self, name: str) -> Body:

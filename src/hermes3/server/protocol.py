@@ -6,6 +6,7 @@ seed + i.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -95,14 +96,7 @@ class AnswerRequest(Strict):
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        for name, (why, harmless, remedy) in cls.refused.items():
-            value = data.pop(name, None)
-            if value is None or any(type(value) is type(other) and value == other for other in harmless):
-                continue
-            raise refusal(name, f"'{name}' is not supported: {why}. {remedy}")
-        return data
+        return refuse_fields(data, cls.refused)
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> AnswerRequest:
@@ -198,6 +192,22 @@ class CompletionRequest(AnswerRequest):
         if self.logprobs is not None:
             sampling["logprobs"] = self.logprobs
         return sampling
+
+
+def refuse_fields(data: Any, refused: Mapping[str, Refused]) -> Any:
+    """A body without the fields that are not honoured, for a validator that sees it first.
+
+    Raises:
+        PydanticCustomError: one of them says more than what happens anyway.
+    """
+    if not isinstance(data, dict):
+        return data
+    for name, (why, harmless, remedy) in refused.items():
+        value = data.pop(name, None)
+        if value is None or any(type(value) is type(other) and value == other for other in harmless):
+            continue
+        raise refusal(name, f"'{name}' is not supported: {why}. {remedy}")
+    return data
 
 
 def refusal(param: str, message: str) -> PydanticCustomError:
