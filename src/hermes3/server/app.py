@@ -29,6 +29,7 @@ from hermes3.server.messages import PATH as MESSAGES
 from hermes3.server.messages import Messages, error_body
 from hermes3.server.metrics import Metrics
 from hermes3.server.page import Page
+from hermes3.server.responses import Responses
 from hermes3.server.texts import Texts
 
 CLIENT_LEFT = 499  # nginx's status for it: nobody sees the response, the log does
@@ -75,6 +76,13 @@ def create_app(
     v1 = APIRouter(prefix="/v1", dependencies=[guard])
     v1.add_api_route("/chat/completions", routes.chat, methods=["POST"], response_model=None)
     v1.add_api_route("/completions", routes.completions, methods=["POST"], response_model=None)
+    responses = Responses(llm, desk, routes)
+    v1.add_api_route("/responses", responses.create, methods=["POST"], response_model=None)
+    one = "/responses/{name}"
+    v1.add_api_route(one, responses.retrieve, methods=["GET"], response_model=None)
+    v1.add_api_route(one, responses.delete, methods=["DELETE"], response_model=None)
+    v1.add_api_route(f"{one}/cancel", responses.cancel, methods=["POST"], response_model=None)
+    v1.add_api_route(f"{one}/input_items", responses.input_items, methods=["GET"], response_model=None)
     anthropic = Messages(llm, desk, routes)
     v1.add_api_route("/messages", anthropic.create, methods=["POST"], response_model=None)
     v1.add_api_route("/messages/count_tokens", anthropic.count_tokens, methods=["POST"], response_model=None)

@@ -31,6 +31,8 @@ class Limits:
         stall_s: /ready is red when answers are in work and the engine has brought nothing for so long.
         watchdog_s: after so long the answers in work end with an error, and /health is red, too.
         drain_s: seconds that answers in work have after SIGTERM; then they end with an error.
+        max_stored_responses, max_stored_bytes: of /v1/responses that can be fetched again; older ones are
+            forgotten.
         requests_per_minute: answers that each API key may ask for (429 above); None for any number.
         tokens_per_minute: tokens of each API key, prompts and answers; an answer counts as max_tokens until
             it has ended.
@@ -53,6 +55,8 @@ class Limits:
     stall_s: float = 10.0
     watchdog_s: float = 120.0
     drain_s: float = 30.0
+    max_stored_responses: int = 1000
+    max_stored_bytes: int = 64 << 20
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
