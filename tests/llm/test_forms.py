@@ -275,6 +275,23 @@ def test_what_cannot_be_honoured_is_refused_by_name(options, param: str, said: s
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_schemas_that_nest_too_deep_are_refused(depth: int) -> None:
+    schema: dict = {}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    arguments = {"type": "object", "properties": {"a": schema}}
+    for options, param in (
+        ({"response_format": {**FORMAT, "json_schema": {"name": "it", "schema": schema}}}, "response_format"),
+        ({"tools": [Tool("f", None, arguments)]}, "tools"),
+    ):
+        with fake_llm(saying("x"), n_ctx=40_000)[0] as llm, pytest.raises(RequestError) as caught:
+            llm.chat("x", **options)
+        assert str(caught.value.param).startswith(param)
+    while schema:  # Python's own destructor would recurse
+        schema = schema.pop("items", {})
+
+
 def test_a_schema_cannot_loosen_the_bounds_of_whitespace() -> None:
     schema = {**SCHEMA, "x-guidance": {"whitespace_pattern": "[ \n]*"}}
     form = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 from numpy.typing import NDArray
 
+from hermes3.engine import trial
 from hermes3.errors import Hermes3Error, RequestError
 
 GrammarKind = Literal["json_schema", "regex", "lark"]
@@ -29,18 +31,12 @@ N_CACHED = 64
 MAX_CACHED_CHARS = 1 << 20  # of all of them; a compiled grammar takes up to 200 bytes for each
 N_TRIED = 24  # tokens of some answer that are tried at once: what is too complex shows early
 N_THREADS = 2  # a slow mask must not hold up the others
+# Seconds that an answer's masks may take: of computing for them all, more for each token; of waiting for one.
+MASKS_S, MASK_S, MAX_WAIT_S = 0.5, 0.01, 30.0
 # One line break a gap, and at most so many blanks: without a bound small models write blanks without end.
 WHITESPACE = r"( ?|\n[ \t]{0,32})"
 
-_LIMITS = LLParserLimits(
-    max_items_in_row=600,  # 25 ms a mask of an ambiguous grammar; at llguidance's 2000 it is 0.5 s
-    initial_lexer_fuel=1_000_000,  # 20 ms
-    step_lexer_fuel=200_000,  # 14 ms
-    step_max_items=50_000,  # 2.5 ms
-    max_lexer_states=50_000,  # 100 MB
-    max_grammar_size=500_000,
-    verbose_errors=False,
-)
+_LIMITS = LLParserLimits(**trial.LIMITS)
 
 
 class GrammarVocabulary:
@@ -72,6 +68,7 @@ class GrammarVocabulary:
         padded = [*tokens, *[b""] * (n_vocab - len(tokens))]
         source = _Source(padded, sorted({*control_ids, *ends}), ends[0], encode)
         self._tokenizer = LLTokenizer(TokenizerWrapper(source), eos_token=ends)
+        self._special = [tokens[token].decode(errors="replace") for token in sorted({*control_ids, *ends})]
         self._n_words = -(-n_vocab // 32)
         self._visible = _bits([not text[:1].isspace() and text != b"" for text in padded])
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="hermes3-grammar")
@@ -108,9 +105,12 @@ class GrammarVocabulary:
 
     def _compiled_anew(self, kind: GrammarKind, text: str, param: str) -> LLMatcher:
         try:
-            made = LLMatcher(self._tokenizer, _grammar(kind, text), log_level=0, limits=_LIMITS)
+            grammar = _grammar(kind, text)
         except ValueError as error:  # no JSON, or nested too deep
             raise RequestError(f"{param} cannot be compiled: {error}", param=param) from error
+        if fault := trial.fault_of(grammar, self._special, 32 * self._n_words):
+            raise RequestError(f"{param} {fault}", param=param)
+        made = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         begun = made.deep_copy()
         for _ in range(N_TRIED):
             mask = np.frombuffer(begun.compute_bitmask(), np.uint32)[: self._n_words]
@@ -131,6 +131,8 @@ class GrammarVocabulary:
             grammar = _grammar(kind, text)
         except ValueError as error:
             return str(error)
+        if fault := trial.fault_of(grammar, self._special, 32 * self._n_words):
+            return fault
         return _own(LLMatcher.validate_grammar(grammar, self._tokenizer, limits=_LIMITS)) or None
 
     def close(self) -> None:
@@ -167,6 +169,8 @@ class Matcher:
         self._pool = pool
         self._param = param
         self._computing: Future[None] | None = None
+        self._spent_s = 0.0
+        self._n_masks = 0
         self.is_over = False
         self.forced: list[int] = matcher.compute_ff_tokens()
         self._start()
@@ -175,11 +179,11 @@ class Matcher:
         """Bits of the ids that may come next, uint32 (ceil(n_vocab / 32),); waits for them if need be.
 
         Raises:
-            RequestError: the grammar is too complex to go on.
+            RequestError: the grammar is too complex to go on, or its masks take too long for those who wait.
         """
         if self._computing is None:
             self._computing = self._pool.submit(self._compute)
-        self._computing.result()
+        self._wait()
         return self._mask
 
     def accept(self, token: int) -> None:
@@ -191,8 +195,8 @@ class Matcher:
         """
         self._wait()
         if not self._matcher.consume_token(token):
-            if self._mask[token // 32] >> token % 32 & 1:
-                raise self._too_complex()
+            if self._computing is not None and self._mask[token // 32] >> token % 32 & 1:
+                raise self._too_complex(_words(self._matcher))
             raise Hermes3Error(f"the grammar does not allow id {token}: {_words(self._matcher)}")
         self._move()
 
@@ -215,8 +219,12 @@ class Matcher:
         return taken[:n_taken]
 
     def _wait(self) -> None:
-        if self._computing is not None:
-            self._computing.result()
+        if self._computing is None:
+            return
+        try:
+            self._computing.result(MAX_WAIT_S)
+        except TimeoutError:
+            raise self._too_complex(f"a token's mask is not there after {MAX_WAIT_S} s") from None
 
     def _move(self) -> None:
         self.is_over = self._matcher.is_stopped()
@@ -229,12 +237,17 @@ class Matcher:
         self._computing = None if nothing_to_choose else self._pool.submit(self._compute)
 
     def _compute(self) -> None:
+        began = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
-            raise self._too_complex()
+            raise self._too_complex(_words(self._matcher))
+        self._spent_s += time.thread_time() - began
+        self._n_masks += 1
+        if self._spent_s > MASKS_S + MASK_S * self._n_masks:
+            raise self._too_complex(f"the masks of {self._n_masks} tokens took {self._spent_s:.1f} s")
 
-    def _too_complex(self) -> RequestError:
-        return RequestError(f"{self._param} is too complex: {_words(self._matcher)}", param=self._param)
+    def _too_complex(self, why: str) -> RequestError:
+        return RequestError(f"{self._param} is too complex: {why}", param=self._param)
 
 
 class _Source:

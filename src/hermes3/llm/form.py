@@ -87,6 +87,14 @@ def form_of(asked: Answering) -> Form:
     Raises:
         RequestError: something that cannot be honoured; ``param`` names it.
     """
+    try:
+        return _form_of(asked)
+    except RecursionError:
+        param = "tools" if asked.get("tools") else "response_format"
+        raise RequestError(f"{param} holds a schema that nests too deep", param=param) from None
+
+
+def _form_of(asked: Answering) -> Form:
     order, has_thoughts = asked.get("call_order", "name"), asked.get("reasoning", False)
     if order not in ("name", "arguments"):
         shown = f"{order!r:.60}"

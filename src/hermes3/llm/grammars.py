@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from hermes3.tokenizer import Tokenizer
 _TAGS = re.compile(f"({TOOL_CALL}|{END_TOOL_CALL})")
 _LISTS = ("properties", "$defs", "definitions", "patternProperties", "anyOf", "oneOf", "allOf", "prefixItems")
 _MAX_PROBES = 256  # schemas that are compiled to find the one at fault
+_PROBING_S = 2.0  # and how long that may take
 
 
 class Grammars:
@@ -105,10 +107,11 @@ def _path(vocabulary: GrammarVocabulary, schema: Mapping[str, Any], words: str) 
     """JSON pointer of the innermost part of a schema that earns the same words by itself."""
     definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     path, node, n_probes = "", schema, 0
+    end = time.monotonic() + _PROBING_S
     while True:
         for step, child in _children(node):
             n_probes += 1
-            if n_probes > _MAX_PROBES:
+            if n_probes > _MAX_PROBES or time.monotonic() > end:
                 return path
             if vocabulary.objection("json_schema", json.dumps({**definitions, **child})) == words:
                 path, node = f"{path}/{step}", child

@@ -1,0 +1,71 @@
+"""The process in which grammars are tried: what ends it is told, and the next one finds another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hermes3.engine import trial
+
+
+def lark(text: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": text}]})
+
+
+@pytest.fixture(autouse=True)
+def _no_idle_children(monkeypatch) -> None:
+    monkeypatch.setattr(trial, "_idle", [])
+
+
+def test_one_child_for_many_grammars() -> None:
+    for _ in range(3):
+        assert trial.fault_of(lark('start: "a"'), [], 300) is None
+    assert trial.fault_of(lark("start: nonsense"), [], 300) is None  # llguidance says that itself
+    (child,) = trial._idle
+    assert child.poll() is None
+
+
+def test_a_child_that_was_killed_meanwhile_harms_nobody() -> None:
+    assert trial.fault_of(lark('start: "a"'), [], 300) is None
+    trial._idle[0].kill()
+    trial._idle[0].wait()
+    assert trial.fault_of(lark('start: "a"'), [], 300) is None
+
+
+def test_a_crash_is_a_fault_and_the_next_grammar_is_tried_anew() -> None:
+    chain = "start: a0\n" + "".join(f"a{n}: a{n + 1}\n" for n in range(9000)) + 'a9000: "x"'
+    assert trial.fault_of(lark(chain), [], 300) == "is nested too deep to be compiled"
+    assert trial._idle == []
+    assert trial.fault_of(lark('start: "a"'), [], 300) is None
+
+
+def test_tokens_that_grammars_may_name() -> None:
+    """Else a grammar that names one would not be tried at all."""
+    chain = "start: <|im_end|> a0\n" + "".join(f"a{n}: a{n + 1}\n" for n in range(9000)) + 'a9000: "x"'
+    assert trial.fault_of(lark(chain), ["<|im_end|>"], 300) is not None
+
+
+def test_a_wait_that_is_too_long_ends(monkeypatch) -> None:
+    monkeypatch.setattr(trial, "MAX_WALL_S", 0.0)
+    assert trial.fault_of(lark('start: "a"'), [], 300) == "takes more than 0 s to compile"
+    assert trial._idle == []
+
+
+def test_children_end_with_their_parent() -> None:
+    code = (
+        "from hermes3.engine import trial\n"
+        """trial.fault_of('{"grammars": [{"lark_grammar": "start: /a/"}]}', [], 300)\n"""
+        "print(trial._idle[0].pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = Path(f"/proc/{int(done.stdout)}/stat")
+    for _ in range(100):
+        if not process.exists() or " Z " in process.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it is still there after 10 s")
