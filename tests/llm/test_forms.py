@@ -154,6 +154,13 @@ def test_thoughts_are_told_apart_where_asked() -> None:
     assert asked("<PLAN>x</PLAN>y", reasoning=True).reasoning == "x"
 
 
+def test_citations_are_told_apart_where_asked() -> None:
+    text, (first, second) = asked("The <co: 1>sky</co> is <co: 1,2>blue</co>.").cited()
+    assert text == "The sky is blue."
+    assert (first.text, first.documents, text[second.start : second.end]) == ("sky", ("1",), "blue")
+    assert second.documents == ("1", "2")
+
+
 def test_json_mode() -> None:
     assert asked('{"a": 1}', response_format=FORMAT).text == '{"a": 1}'
     assert refused('{"a": "1"}', response_format=FORMAT)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hermes3.prompt.citations import Citation, parse_citations
 from hermes3.prompt.json_text import read_json
 from hermes3.prompt.messages import ToolCall
 from hermes3.prompt.pieces import ParsedCall
@@ -149,6 +150,10 @@ class Reply:
     broken_calls: tuple[ParsedCall, ...] = ()
     parsed: Any = None
     stop_string: str | None = None
+
+    def cited(self) -> tuple[str, list[Citation]]:
+        """The text without the tags of its citations, ``<co: doc_id>...</co>``, and the citations."""
+        return parse_citations(self.text)
 
     @classmethod
     def joined(cls, deltas: Iterable[Delta], *, with_logprobs: bool) -> Reply:
