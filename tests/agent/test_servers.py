@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -162,6 +163,25 @@ def test_a_server_that_does_not_start(entry: dict[str, Any], said: str) -> None:
     ):
         pass
     assert time.monotonic() - begun < WAIT_S
+
+
+def test_ctrl_c_while_a_server_starts() -> None:
+    code = f"""
+from hermes3.agent.servers import Servers, parse_servers
+print("starting", flush=True)
+with Servers(parse_servers({{"it": {stdio("silent")!r}}})):
+    pass
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(12) != 0
+        assert process.stderr is not None
+        assert b"KeyboardInterrupt" in process.stderr.read()
 
 
 def test_an_address_that_speaks_something_else(address: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.scripted import calling, results_in
-from tests.cli.program import SCRIPTED, inside, terminal, with_script
+from tests.cli.program import SCRIPTED, hermes3, inside, terminal, with_script
 
 TOOLS = '''
 from hermes3 import writes
@@ -154,13 +154,13 @@ def test_on_a_terminal_it_asks(tools: str, openai: str) -> None:
         shown.expect(r"I look\.\n")
         shown.expect(r'delete\(path="a\\u001b\[2J"\) changes something\. Run it\? \[y\]es, \[n\]o, \[a\]ll: ')
         shown.say("n")
-        shown.expect(r"← delete: Error: the user did not allow this call")
+        shown.expect(r"← 1 delete: Error: the user did not allow this call")
         shown.expect(r'delete\(path="b"\) changes something')
         shown.say("y")
         shown.expect(r"result of rate\(\): ")
         shown.say('{"eur": 1.1}')
-        shown.expect(r'← rate: \{"eur": 1.1\}')
-        shown.expect(r"← delete: b is gone")
+        shown.expect(r'← 2 rate: \{"eur": 1.1\}')
+        shown.expect(r"← 3 delete: b is gone")
         shown.expect(r"Done, ␛\[2Jand gone\.\n")
         assert shown.finish() == 0
 
@@ -193,3 +193,22 @@ def test_mcp_servers(tmp_path: Path, tools: str, monkeypatch: pytest.MonkeyPatch
     assert "is there twice" in inside(*given, *given[1:], "x").stderr
     (tmp_path / "bad.json").write_text('{"mcpServers": {"x": {"command": "y", "alwaysAllow": []}}}')
     assert inside("call", "--tools", str(tmp_path / "bad.json"), "x").returncode == 2
+
+
+def test_the_answer_is_wrapped_from_the_margin(tools: str) -> None:
+    """After text, calls and results it begins on a line of its own."""
+    script = answers(f"{'word ' * 15}\n{calling('weather', city='Bern')}", "word " * 40)
+    with terminal("call", "--tools", tools, "x", program=SCRIPTED, HERMES3_TEST_ANSWERS=script) as shown:
+        assert shown.finish() == 0
+    lines = [line.strip() for line in shown.text.partition("← weather")[2].splitlines()[1:]]
+    assert [len(line.split()) for line in lines if line] == [20, 20]
+
+
+def test_thoughts_stand_on_their_own_lines(tools: str) -> None:
+    script = answers("<scratch_pad>\nI \x1b[2J think.\n</scratch_pad>\nSo be it.")
+    given = ["call", "--tools", tools, "--reasoning", "x"]
+    with terminal(*given, program=SCRIPTED, HERMES3_TEST_ANSWERS=script) as shown:
+        assert shown.finish() == 0
+    assert [line for line in shown.text.splitlines() if line] == ["I ␛[2J think.", "So be it."]
+    done = hermes3(*given, program=SCRIPTED, HERMES3_TEST_ANSWERS=script)
+    assert (done.stdout, done.stderr) == ("So be it.\n", "I \x1b[2J think.\n")

@@ -212,6 +212,8 @@ class _Server:
         """End it; what does not end by itself is cancelled."""
         self._closing.set()
         if self._task is not None:
+            if self._client is None and not self._task.cancelling():  # it is still starting
+                self._task.cancel()  # once: a second time would break into the ending of its process
             _, left = await asyncio.wait([self._task], timeout=CLOSE_S)
             for task in left:
                 task.cancel()

@@ -32,7 +32,8 @@ class CallScreen:
         self._out = out
         self._is_live = out.isatty()
         self._shown = on_screen(out)
-        self._is_line_open = False
+        self._is_line_open = self._is_thinking = False
+        self._has_several = False  # calls in this answer
         self._line = _line_printer()
         self._allows_all = False
 
@@ -65,11 +66,14 @@ class CallScreen:
     def _event(self, event: Any) -> None:
         match event:
             case Said(text, is_thought) if self._is_live:
+                if self._is_thinking and not is_thought:
+                    self._close_line()
+                self._is_thinking = is_thought
                 self._say(_dim(text) if is_thought else self._shown(text))
             case Answer():
                 self._answered(event)
-            case Calling(_, call):
-                self._line(f"→ {_cut(call_text(call.name, call.arguments))}", "cyan")
+            case Calling(index, call):
+                self._line(f"→ {self._number(index)}{_cut(call_text(call.name, call.arguments))}", "cyan")
             case Result():
                 self._result(event)
             case Outcome(text, reason):
@@ -81,6 +85,7 @@ class CallScreen:
     def _answered(self, answer: Answer) -> None:
         """The end of an answer: what of it is not on the screen, where a call follows."""
         self._close_line()
+        self._has_several = len(answer.calls) + len(answer.broken) > 1
         if not self._is_live:
             for text in (answer.reasoning, answer.text if answer.calls else ""):
                 if text:
@@ -89,7 +94,12 @@ class CallScreen:
     def _result(self, result: Result) -> None:
         name = result.call.name if result.call else "no call"
         seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 0.1 else ""
-        self._line(f"← {name}: {_cut(result.content)}{seconds}", "dim" if result.status == "ok" else "red")
+        text = f"← {self._number(result.index)}{name}: {_cut(result.content)}{seconds}"
+        self._line(text, "dim" if result.status == "ok" else "red")
+
+    def _number(self, index: int) -> str:
+        """Which call it is, where there are several: results come as they are there."""
+        return f"{index + 1} " if self._has_several else ""
 
     def _say(self, text: str) -> None:
         self._out.write(text)
@@ -98,7 +108,7 @@ class CallScreen:
 
     def _close_line(self) -> None:
         if self._is_line_open:
-            self._say("\n")
+            self._say(self._shown("\n"))
 
 
 def call_text(name: str, arguments: Mapping[str, Any]) -> str:
