@@ -98,6 +98,25 @@ void copy_pages(const KVCache& cache, const Ints1& sources, const Ints1& targets
   for (size_t i = 0; i < n; ++i) cache.copy_page(from[i], to[i]);
 }
 
+void check_page(const KVCache& cache, int page, size_t n_bytes) {
+  require(page >= 0 && page < cache.n_pages(), "page " + std::to_string(page) + " is outside the cache");
+  require(n_bytes == cache.page_bytes(), "a page has " + text(cache.page_bytes()) + " bytes, got " + text(n_bytes));
+}
+
+void read_page(const KVCache& cache, int page, Array<uint8_t, 1> out) {
+  check_page(cache, page, out.shape(0));
+  uint8_t* to = out.data();
+  nb::gil_scoped_release release;
+  cache.read_page(page, to);
+}
+
+void write_page(const KVCache& cache, int page, const Bytes& data) {
+  check_page(cache, page, data.shape(0));
+  const uint8_t* from = data.data();
+  nb::gil_scoped_release release;
+  cache.write_page(page, from);
+}
+
 LayerCache layer_checked(const KVCache& cache, int layer, size_t width, int n_heads) {
   require(layer >= 0 && layer < cache.n_layers(), "layer " + std::to_string(layer) + " is outside the cache");
   require(n_heads > 0 && n_heads % cache.n_kv_heads() == 0, "n_heads must be a multiple of n_kv_heads");
@@ -223,6 +242,9 @@ NB_MODULE(_native, m) {
            }, "n_layers"_a, "n_pages"_a, "n_kv_heads"_a, "head_dim"_a, "dtype"_a)
       .def_prop_ro("n_pages", &KVCache::n_pages)
       .def_prop_ro("nbytes", &KVCache::nbytes)
+      .def_prop_ro("page_bytes", &KVCache::page_bytes)
+      .def("read_page", &read_page, "page"_a, "out"_a.noconvert(), "out (page_bytes) = a page, all layers of it.")
+      .def("write_page", &write_page, "page"_a, "data"_a.noconvert(), "A page = data (page_bytes), as read_page gave it.")
       .def("copy_pages", &copy_pages, "sources"_a.noconvert(), "targets"_a.noconvert(), "Copies pages, all layers of each, one after the other.");
 
   m.def("embed", &embed_checked, "weight"_a, "ids"_a.noconvert(), "out"_a.noconvert(), "out[i] = dequantized row ids[i].");

@@ -30,8 +30,13 @@ KVCache::KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, bool i
 }
 
 void KVCache::copy_page(int source, int target) const {
-  const size_t bytes = 2 * side_bytes_ * size_t(n_layers_);
-  if (source != target) std::memcpy(data_.get() + size_t(target) * bytes, data_.get() + size_t(source) * bytes, bytes);
+  if (source != target) read_page(source, data_.get() + size_t(target) * page_bytes());
+}
+
+void KVCache::read_page(int page, uint8_t* to) const { std::memcpy(to, data_.get() + size_t(page) * page_bytes(), page_bytes()); }
+
+void KVCache::write_page(int page, const uint8_t* from) const {
+  std::memcpy(data_.get() + size_t(page) * page_bytes(), from, page_bytes());
 }
 
 LayerCache KVCache::layer(int i) const {

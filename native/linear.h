@@ -37,8 +37,11 @@ class KVCache {
   int n_kv_heads() const { return n_kv_heads_; }
   int head_dim() const { return head_dim_; }
   bool is_f16() const { return is_f16_; }
-  size_t nbytes() const { return 2 * side_bytes_ * size_t(n_layers_) * size_t(n_pages_); }
+  size_t nbytes() const { return page_bytes() * size_t(n_pages_); }
+  size_t page_bytes() const { return 2 * side_bytes_ * size_t(n_layers_); }
   void copy_page(int source, int target) const;   // all layers of it
+  void read_page(int page, uint8_t* to) const;    // its page_bytes
+  void write_page(int page, const uint8_t* from) const;
 
  private:
   int n_layers_, n_pages_, n_kv_heads_, head_dim_;

@@ -95,6 +95,7 @@ class FakeEngine:
     eos_ids = frozenset({IM_END})
     n_kv_tokens = n_free_kv_tokens = 16_000
     n_waiting = 0
+    keeps_prefixes = False
     counters: Counters = field(default_factory=Counters)
     n_vocab = FakeTokenizer.vocab_size
     is_obedient: bool = False  # where a grammar does not allow the script's id, the shortest way out is taken
@@ -111,7 +112,9 @@ class FakeEngine:
     def n_running(self) -> int:
         return len(self.running)
 
-    def add(self, ids: list[int], params: SamplingParams, matcher: Matcher | None = None) -> FakeSequence:
+    def add(
+        self, ids: list[int], params: SamplingParams, matcher: Matcher | None = None, n_prefix: int = 0
+    ) -> FakeSequence:
         sequence = FakeSequence(params, [*self.script(ids, params), IM_END], matcher)
         self.running.append(sequence)
         return sequence

@@ -125,3 +125,18 @@ def test_scores_of_texts(smol_gguf: Path) -> None:
     assert scoring.n_scored == 1
     with pytest.raises(Hermes3Error, match="closed"):
         llm.score([(context, right)])
+
+
+def test_a_system_turn_outlives_the_process(smol_gguf: Path, tmp_path: Path) -> None:
+    """The second hall reads what the first one computed, and gives the same answer."""
+    system = {"role": "system", "content": "Answer in one word. " * 40}
+    texts, cached = [], []
+    for folder in (tmp_path, tmp_path, None):
+        with LLM(smol_gguf, n_ctx=1024, prefix_folder=folder) as llm:
+            reply = llm.chat([system, *PARIS], temperature=0, max_tokens=20)
+            llm.chat(PARIS, max_tokens=1)  # has a system turn, too, of the model's own template
+        texts.append(reply.text)
+        cached.append(reply.usage.cached_tokens)
+    assert texts[0] == texts[1] == texts[2]
+    assert cached == [0, 192, 0]
+    assert len(list(tmp_path.glob("*.prefix"))) == 1

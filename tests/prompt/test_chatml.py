@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hermes3.errors import RequestError
-from hermes3.prompt.chatml import IM_END, IM_START, Segment, Template, render, text_of
+from hermes3.prompt.chatml import IM_END, IM_START, Segment, Template, render, system_segments, text_of
 from hermes3.prompt.messages import Message
 from tests.prompt.templates import HERMES_3B, HERMES_8B, SMOLLM2
 
@@ -96,6 +96,20 @@ def test_default_system_prompt_stands_in_only_where_none_is_given() -> None:
     default = b"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
     assert rendered([Message("user", "Hi")], template) == default
     assert b"Be brief." not in rendered([Message("system", ""), Message("user", "Hi")], template)
+
+
+@pytest.mark.parametrize("bos", [None, "<s>"])
+def test_what_a_conversation_begins_with_up_to_its_system_turn(bos: str | None) -> None:
+    turns = [Message("system", "Be <|im_start|>brief."), Message("user", "Hello"), Message("system", "again")]
+    template = Template(bos=bos, default_system="Default.")
+    found = text_of(system_segments(render(turns, template=template)))
+    assert found == f"{bos or ''}<|im_start|>system\nBe <|im_start|>brief.<|im_end|>\n"
+    found = text_of(system_segments(render(turns[1:], template=template)))
+    assert found == f"{bos or ''}<|im_start|>system\nDefault.<|im_end|>\n"
+    assert system_segments(render(turns[1:], template=Template(bos=bos))) == []
+    assert system_segments([]) == []
+    alone = render(turns[:1], template=Template(bos=bos), add_generation_prompt=False)
+    assert system_segments(alone) == alone
 
 
 def test_bos_stands_once_and_in_front() -> None:

@@ -85,6 +85,7 @@ def chat(
     ctx: options.Ctx = None,
     threads: options.Threads = None,
     bos: options.Bos = None,
+    prefix_folder: options.PrefixFolder = None,
     stats: options.Stats = False,
 ) -> None:
     """Ask one question, or talk.
@@ -109,7 +110,7 @@ def chat(
         from hermes3.cli.chat import ChatOptions, run
 
         given = {name: value for name, value in sampling.items() if value is not None}
-        run(ChatOptions(prompt, model, system, given, ctx, threads, bos, stats))
+        run(ChatOptions(prompt, model, system, given, ctx, threads, bos, stats, prefix_folder))
 
 
 app.command()(asking.call)
@@ -145,6 +146,8 @@ def serve(
     port: options.Port = None,
     ctx: options.Ctx = None,
     threads: options.Threads = None,
+    latency_s: options.LatencyS = None,
+    prefix_folder: options.PrefixFolder = None,
     served_model_name: options.ServedModelName = None,
     api_key: options.ApiKey = None,
     api_key_file: options.ApiKeyFile = None,
@@ -172,6 +175,7 @@ def serve(
     """
     flags: dict[str, Any] = {
         "model": model, "host": host, "port": port, "ctx": ctx, "threads": threads,
+        "latency_s": latency_s, "prefix_folder": prefix_folder,
         "served_model_name": served_model_name, "api_key": api_key, "api_key_file": api_key_file,
         "allowed_host": allowed_host, "cors_origin": cors_origin, "tls_cert": tls_cert, "tls_key": tls_key,
         "log_format": log_format,

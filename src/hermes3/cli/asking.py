@@ -35,6 +35,7 @@ def call(
     ctx: options.Ctx = None,
     threads: options.Threads = None,
     bos: options.Bos = None,
+    prefix_folder: options.PrefixFolder = None,
 ) -> None:
     """Ask a question that the model may call functions for.
 
@@ -60,7 +61,7 @@ def call(
         from hermes3.cli.call import CallOptions, run
         from hermes3.cli.chat import ChatOptions
 
-        chat = ChatOptions(prompt, model, system, sampling, ctx, threads, bos, show_stats=False)
+        chat = ChatOptions(prompt, model, system, sampling, ctx, threads, bos, False, prefix_folder)
         files: list[Path] = tools or []
         run(CallOptions(chat, files, tool_choice, depth, timeout, yes, print_calls, reasoning, trace, replay))
 
@@ -83,6 +84,7 @@ def json_object(
     ctx: options.Ctx = None,
     threads: options.Threads = None,
     bos: options.Bos = None,
+    prefix_folder: options.PrefixFolder = None,
     stats: options.Stats = False,
 ) -> None:
     """Answer with a JSON object that satisfies a schema, always.
@@ -106,7 +108,8 @@ def json_object(
         from hermes3.cli.chat import ChatOptions
         from hermes3.cli.json_mode import run
 
-        run(ChatOptions(prompt, model, system, sampling, ctx, threads, bos, stats), schema, reasoning)
+        chat = ChatOptions(prompt, model, system, sampling, ctx, threads, bos, stats, prefix_folder)
+        run(chat, schema, reasoning)
 
 
 def _given(**sampling: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import select
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermes3.cli import status
@@ -37,6 +38,7 @@ class ChatOptions:
     n_threads: int | None
     bos: bool | None
     show_stats: bool
+    prefix_folder: Path | None = None
 
 
 def run(options: ChatOptions) -> None:
@@ -72,7 +74,13 @@ def open_llm(options: ChatOptions) -> LLM:
     from hermes3.llm import LLM
 
     name, _ = located(options.model)
-    llm = LLM(name, n_ctx=options.n_ctx, n_threads=options.n_threads, bos=options.bos)
+    llm = LLM(
+        name,
+        n_ctx=options.n_ctx,
+        n_threads=options.n_threads,
+        bos=options.bos,
+        prefix_folder=options.prefix_folder,
+    )
     if llm.template.warning:
         status.note(f"warning: {llm.template.warning}")
     return llm

@@ -17,6 +17,14 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads; default: physical cores.")
 ]
 
+PrefixFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep computed system turns there, for the next run."),
+]
+LatencyS = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Most that running answers wait for parts of prompts.")
+]
+
 Prompt = Annotated[
     str | None,
     typer.Argument(metavar="PROMPT", show_default=False, help="The question; piped text goes below it."),

@@ -12,9 +12,10 @@ themselves for a key: no two prefixes are ever taken for each other).
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence as Ids
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,11 @@ class Link(NamedTuple):
 
     before: int
     ids: bytes
+
+    @classmethod
+    def of(cls, before: int, ids: Ids[int]) -> Self:
+        """Of the ids of a page."""
+        return cls(before, np.array(ids, np.int32).tobytes())
 
 
 class PageAllocator:

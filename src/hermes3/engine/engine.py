@@ -7,12 +7,15 @@ import time
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
+from pathlib import Path
 
 from hermes3 import _native
 from hermes3.engine.cache import PageAllocator, available_memory
 from hermes3.engine.grammar import Matcher
 from hermes3.engine.model import F32, KVType, Model
 from hermes3.engine.pace import LATENCY_S, Pace
+from hermes3.engine.prefix_store import DEFAULT_BYTES, PrefixStore, identity_of
+from hermes3.engine.prefixes import Prefixes
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.engine.scheduler import Chunk, Scheduler, make_batch
 from hermes3.engine.scoring import Scorer
@@ -82,6 +85,8 @@ class Engine:
         speculative: whether a step may bring several ids: what a grammar forces, which needs no logits, and
             guesses (``guesses``), each still drawn from its own row. No answer changes, at any temperature.
         latency_s: seconds that a step may take while answers run, as far as parts of prompts decide on that.
+        prefix_folder: where beginnings that are worth it (``add``) outlive the process; None for nowhere.
+        prefix_bytes: most that they may take there.
 
     Attributes:
         n_ctx, n_batch, n_sequences: as above.
@@ -107,6 +112,8 @@ class Engine:
         prefix_caching: bool = True,
         speculative: bool = True,
         latency_s: float = LATENCY_S,
+        prefix_folder: Path | None = None,
+        prefix_bytes: int = DEFAULT_BYTES,
     ) -> None:
         limit = source.config.max_position_embeddings
         most_tokens, most_rows = (source.n_batch, source.n_rows) if isinstance(source, Model) else _UNBOUND
@@ -116,6 +123,7 @@ class Engine:
         self.n_sequences = _checked("n_sequences", n_sequences, min(DEFAULT_N_SEQUENCES, most), most)
         if n_threads is not None:
             _native.set_threads(_checked("n_threads", n_threads, 1, MAX_THREADS))
+        checkpoint = None if isinstance(source, Model) else source
         if not isinstance(source, Model):
             source = Model.from_checkpoint(source, n_batch=self.n_batch, n_rows=self.n_sequences)
         self._model = source
@@ -134,6 +142,9 @@ class Engine:
         self._pace = Pace(_checked_seconds("latency_s", latency_s))
         self._lock = threading.Lock()  # of the scheduler; the model computes without it
         self._computing = threading.Lock()  # of the model's buffers
+        self._prefixes = None
+        if prefix_folder is not None:
+            self._prefixes = self._kept(checkpoint, prefix_folder, prefix_bytes, prefix_caching)
         self.counters = Counters()
 
     @property
@@ -161,11 +172,29 @@ class Engine:
         """Tokens whose keys and values would fit beside those of the running sequences."""
         return self._scheduler.allocator.n_free * _native.PAGE
 
-    def add(self, ids: Ids[int], params: SamplingParams, matcher: Matcher | None = None) -> Sequence:
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether beginnings are kept on disk."""
+        return self._prefixes is not None
+
+    def recall(self, ids: Ids[int]) -> None:
+        """Has a prompt's beginning read from disk where it is kept there; for any thread."""
+        if self._prefixes is not None:
+            self._prefixes.recall(ids)
+
+    def settle(self) -> None:
+        """Waits until the beginnings that are being written to disk are there."""
+        if self._prefixes is not None:
+            self._prefixes.settle()
+
+    def add(
+        self, ids: Ids[int], params: SamplingParams, matcher: Matcher | None = None, n_prefix: int = 0
+    ) -> Sequence:
         """Queues a prompt.
 
         Args:
             matcher: of the grammar that the answer must follow, for this sequence alone; None for none.
+            n_prefix: ids that other prompts will begin with, too, after this process's end: they go to disk.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer in the context.
@@ -195,6 +224,7 @@ class Engine:
         if matcher is not None and params.ignore_eos:
             raise RequestError("ignore_eos cannot hold where a grammar says how it ends", param="ignore_eos")
         sequence = Sequence(ids, params, n_vocab, matcher)
+        sequence.n_prefix = min(n_prefix, len(ids) - 1)
         sequence.will_end = self._take_forced(sequence)
         with self._lock:
             self._scheduler.add(sequence)
@@ -295,6 +325,8 @@ class Engine:
             own = list(islice(rows, 1 + len(chunk.guesses))) if chunk.is_last else []
             with self._lock:
                 self._scheduler.advance(chunk)
+                if self._prefixes is not None:
+                    self._prefixes.keep(chunk.sequence)
             self.counters.n_computed += chunk.n_tokens + len(chunk.guesses)
             if own and not chunk.sequence.is_cancelled:
                 outputs.append(self._extend(chunk, own))
@@ -384,6 +416,21 @@ class Engine:
             if reason is not None:
                 outputs.append(self._end(sequence, reason))
         return outputs
+
+    def _kept(
+        self, checkpoint: Checkpoint | None, folder: Path, most_bytes: int, prefix_caching: bool
+    ) -> Prefixes:
+        if checkpoint is None or not prefix_caching:
+            missing = "a checkpoint" if checkpoint is None else "prefix_caching"
+            raise RequestError(f"prefix_folder needs {missing}", param="prefix_folder")
+        store = PrefixStore(
+            folder,
+            identity=identity_of(checkpoint, self._kv_dtype),
+            page_bytes=self._cache.page_bytes,
+            page_size=_native.PAGE,
+            most_bytes=_checked("prefix_bytes", most_bytes, DEFAULT_BYTES, 1 << 50),
+        )
+        return Prefixes(store, self._cache, self._scheduler.allocator, self._lock)
 
     def _n_pages(self, dtype: KVType, kv_bytes: int | None) -> int:
         config = self._model.config

@@ -220,7 +220,7 @@ class Scheduler:
 
     def _link(self, sequence: Sequence, n_full: int, before: int) -> Link:
         size = self.allocator.page_size
-        return Link(before, np.array(sequence.ids[n_full * size : (n_full + 1) * size], np.int32).tobytes())
+        return Link.of(before, sequence.ids[n_full * size : (n_full + 1) * size])
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Gives it pages for its last ids, if need be those of a later one.

@@ -26,6 +26,7 @@ class Sequence:
         matcher: where it is in the grammar that binds its answer; None where none does.
         is_answering: whether the cache has held all its ids since it was (last) admitted, so that what it has
             beyond n_computed are ids of the answer.
+        n_prefix: of the prompt's ids, those that are to be kept on disk when they are computed.
         n_told: how many ids of the answer have been given out.
         n_cached: how many of the prompt's had them there already when it was (last) admitted.
         prefix: (full pages that are remembered by what they hold, the number of the prefix they make).
@@ -44,6 +45,7 @@ class Sequence:
         self.n_prompt = len(self.ids)
         self.n_computed = 0
         self.is_answering = False
+        self.n_prefix = 0
         self.n_told = 0
         self.n_cached = 0
         self.prefix = (0, 0)

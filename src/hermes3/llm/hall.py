@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from hermes3.engine.grammar import Grammar
 from hermes3.engine.model import KVType
 from hermes3.engine.pace import LATENCY_S
+from hermes3.engine.prefix_store import DEFAULT_BYTES
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scoring
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
@@ -27,7 +28,7 @@ from hermes3.llm.reply import Reply
 from hermes3.llm.request import Request, Sink
 from hermes3.llm.streams import Stream
 from hermes3.llm.worker import Worker
-from hermes3.prompt.chatml import Segment, render
+from hermes3.prompt.chatml import Segment, render, system_segments
 from hermes3.prompt.messages import Message, parse_messages
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class Prepared:
         ids: its tokens.
         form: what the answer may look like.
         grammar: of the form, compiled; None for none.
+        n_prefix: ids of the system turn, where those are kept on disk.
     """
 
     ids: list[int]
     form: Form = PLAIN
     grammar: Grammar | None = None
+    n_prefix: int = 0
 
 
 class LLM:
@@ -74,6 +77,9 @@ class LLM:
             guess them. No answer changes by a token, at any temperature.
         latency_s: seconds that a step may take while answers run; long prompts of others are computed beside
             them in parts of that size (at least 32 tokens).
+        prefix_folder: keep what system turns (instructions, tools) were computed to in this folder, so that
+            the next process reads it instead; None for nowhere. No answer changes by a bit.
+        prefix_bytes: most that the folder may hold, 4 GiB by default; what was not used for longest goes.
         bos: whether prompts begin with the BOS token; None for what the model's own template says.
 
     Attributes:
@@ -100,6 +106,8 @@ class LLM:
         prefix_caching: bool = True,
         speculative: bool = True,
         latency_s: float = LATENCY_S,
+        prefix_folder: str | os.PathLike[str] | None = None,
+        prefix_bytes: int = DEFAULT_BYTES,
         bos: bool | None = None,
     ) -> None:
         from hermes3.weights import hub
@@ -117,6 +125,8 @@ class LLM:
                 prefix_caching=prefix_caching,
                 speculative=speculative,
                 latency_s=latency_s,
+                prefix_folder=None if prefix_folder is None else Path(prefix_folder),
+                prefix_bytes=prefix_bytes,
             ),
             name=name if name in hub.KNOWN else path.stem if path.is_file() else path.name,
             path=path,
@@ -141,6 +151,7 @@ class LLM:
         self.template = parts.template if bos is None else replace(parts.template, bos=chosen)
         self._has_bos = parts.tokenizer.add_bos if bos is None else bos  # in front of plain text
         self._end_ids = parts.end_ids
+        self._keeps_prefixes = parts.engine.keeps_prefixes
         self._worker = Worker(parts.engine)
         self._grammars = Grammars(parts.tokenizer, parts.end_ids, parts.engine.n_vocab)
         # At the latest when Python ends:
@@ -403,8 +414,12 @@ class LLM:
         return ids
 
     def _prepared(self, messages: Conversation, form: Form) -> Prepared:
-        ids = self._encoded(self._rendered(messages, form))
-        return Prepared(ids, form, self._grammars.compiled(form))
+        segments = self._rendered(messages, form)
+        ids, n_prefix = self._encoded(segments), 0
+        if self._keeps_prefixes:
+            n_prefix = len(self.tokenizer.encode_segments(system_segments(segments)))
+            self._worker.recall(ids[:n_prefix])
+        return Prepared(ids, form, self._grammars.compiled(form), n_prefix)
 
     def start(
         self, prepared: Prepared, *, params: SamplingParams | None = None, **sampling: Unpack[Sampling]
@@ -429,7 +444,8 @@ class LLM:
         reader = Reader(prepared.form.splitter())
         request = Request(len(ids), stops, ends, self.tokenizer, reader, sink)
         matcher = None if grammar is None else grammar.matcher()
-        return partial(self._worker.cancel, self._worker.submit(ids, asked, request, matcher))
+        key = self._worker.submit(ids, asked, request, matcher, prepared.n_prefix)
+        return partial(self._worker.cancel, key)
 
     def _check_room(self, n_prompt: int, param: str) -> None:
         if n_prompt >= self.n_ctx:

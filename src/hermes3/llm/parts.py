@@ -10,6 +10,7 @@ from typing import Self
 from hermes3.engine.engine import Engine
 from hermes3.engine.model import KVType
 from hermes3.engine.pace import LATENCY_S
+from hermes3.engine.prefix_store import DEFAULT_BYTES
 from hermes3.errors import FormatError
 from hermes3.prompt.chatml import Template
 from hermes3.tokenizer import Tokenizer
@@ -44,6 +45,8 @@ class Parts:
         prefix_caching: bool = True,
         speculative: bool = True,
         latency_s: float = LATENCY_S,
+        prefix_folder: Path | None = None,
+        prefix_bytes: int = DEFAULT_BYTES,
     ) -> Self:
         """From a GGUF file or a folder; arguments as for ``LLM``.
 
@@ -64,6 +67,8 @@ class Parts:
                 prefix_caching=prefix_caching,
                 speculative=speculative,
                 latency_s=latency_s,
+                prefix_folder=prefix_folder,
+                prefix_bytes=prefix_bytes,
             )
             tokenizer, template = reading.result()
         return cls(engine, tokenizer, template, tokenizer.eos_ids | checkpoint.eos_ids)

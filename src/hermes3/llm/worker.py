@@ -42,12 +42,18 @@ class Worker:
         self.failure: Hermes3Error | None = None
 
     def submit(
-        self, ids: list[int], params: SamplingParams, request: Request, matcher: Matcher | None = None
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        request: Request,
+        matcher: Matcher | None = None,
+        n_prefix: int = 0,
     ) -> int:
         """Start an answer; what comes of it goes to the request's sink.
 
         Args:
             matcher: of the grammar that the answer must follow; None for none.
+            n_prefix: ids that are worth keeping on disk.
 
         Returns:
             the key to cancel it by.
@@ -61,7 +67,7 @@ class Worker:
                 raise _copy(self.failure)
             if not self._running and not self._is_stepping:
                 self._moved = time.monotonic()
-            sequence = self._engine.add(ids, params, matcher)
+            sequence = self._engine.add(ids, params, matcher, n_prefix)
             self._running[id(sequence)] = sequence, request
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hermes3-engine", daemon=True)
@@ -79,6 +85,13 @@ class Worker:
             if self.failure is not None:
                 raise _copy(self.failure)
             return self._engine.scorer()
+
+    def recall(self, ids: list[int]) -> None:
+        """Read a prompt's beginning from disk, if it is kept there. For any thread."""
+        with self._lock:
+            engine = None if self.failure is not None else self._engine
+        if engine is not None:
+            engine.recall(ids)
 
     def cancel(self, key: int) -> None:
         """End an answer, unless it has ended, before the next step; its last delta says ``cancelled``."""

@@ -128,6 +128,14 @@ def render(
     return segments
 
 
+def system_segments(segments: Sequence[Segment]) -> Sequence[Segment]:
+    """What a rendered conversation begins with, up to the end of its system turn; nothing without one."""
+    starts = [i for i, each in enumerate(segments) if each == Segment(IM_START, is_special=True)]
+    if not starts or segments[starts[0] + 1 : starts[0] + 2] != [*_header("system")][1:]:
+        return []
+    return segments[: starts[1]] if len(starts) > 1 else segments
+
+
 def text_of(segments: Sequence[Segment]) -> str:
     """The prompt as one string, for people and for comparison."""
     return "".join(segment.text for segment in segments)

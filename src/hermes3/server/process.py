@@ -62,7 +62,13 @@ def serve(model: str, settings: Settings) -> None:
     Keys.of(settings.api_key, settings.api_key_file)  # told before the model is loaded
     with (
         _listen(settings.host, settings.port) as listener,
-        LLM(model, n_ctx=settings.ctx, n_threads=settings.threads) as llm,
+        LLM(
+            model,
+            n_ctx=settings.ctx,
+            n_threads=settings.threads,
+            latency_s=settings.latency_s,
+            prefix_folder=settings.prefix_folder,
+        ) as llm,
         suppress(KeyboardInterrupt),
     ):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended

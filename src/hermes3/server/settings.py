@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from hermes3.engine.pace import LATENCY_S
 from hermes3.errors import Hermes3Error
 from hermes3.server.limits import Limits
 from hermes3.server.logs import LogFormat
@@ -38,6 +39,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port; 0: any free one.")
     ctx: int | None = Field(None, ge=1, description="Context in tokens, prompt and answer together.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default: physical cores.")
+    latency_s: float = Field(
+        LATENCY_S, gt=0, le=3600, description="Seconds that running answers wait for parts of prompts."
+    )
+    prefix_folder: Path | None = Field(None, description="Folder that keeps computed system turns.")
     served_model_name: str | None = Field(None, description="What /v1/models calls the model.")
     api_key: Several = Field((), description="Keys that clients must send one of.")
     api_key_file: Path | None = Field(None, description="File of keys, or of their hashes: one a line.")
