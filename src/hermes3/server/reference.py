@@ -1,0 +1,67 @@
+"""docs/api.md, out of the code: ``python -m hermes3.server.reference > docs/api.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hermes3.server.chat_request import ChatRequest
+from hermes3.server.protocol import AnswerRequest, CompletionRequest
+
+_HEAD = """# Fields of requests
+
+Each field does what it says, or the request is refused with a 400 whose `param` names it; a field that stands
+in no table here is refused as unknown. null is as good as leaving a field out. Fields that are not OpenAI's
+go through `extra_body` of its client. Made from the code by `python -m hermes3.server.reference`.
+"""
+_OF_OPENAI = frozenset(
+    (
+        *("model", "messages", "prompt", "stream", "stream_options", "n", "seed", "stop", "temperature"),
+        *("top_p", "max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty"),
+        *("logit_bias", "user", "logprobs", "top_logprobs", "safety_identifier", "metadata", "tools"),
+        *("tool_choice", "parallel_tool_calls", "response_format", "echo"),
+    )
+)
+_CALLS_THAT_ARE_NONE = """
+A call that the end of the answer cut, or that names no tool, is no call: beside `finish_reason` stands
+`broken_tool_calls`, with index, name, arguments, raw text, status (`cut`, `broken`, `unknown`) and error of
+each. A streamed call of which that becomes known was streamed before; its index says which it is. A call
+whose name was not written yet stays in the text.
+"""
+
+
+def page() -> str:
+    """The page's text."""
+    return "\n".join(
+        [
+            _HEAD,
+            *_section("POST /v1/chat/completions", ChatRequest),
+            _CALLS_THAT_ARE_NONE,
+            *_section("POST /v1/completions", CompletionRequest),
+            "",
+        ]
+    )
+
+
+def is_of_openai(name: str) -> bool:
+    """Whether a field that is honoured is OpenAI's."""
+    return name in _OF_OPENAI
+
+
+def _section(title: str, request: type[AnswerRequest]) -> Iterator[str]:
+    yield f"## {title}"
+    yield "| field | OpenAI's | |"
+    yield "|---|---|---|"
+    for name, field in sorted(request.model_fields.items()):
+        said = (field.description or "").replace("|", "\\|")
+        yield f"| `{name}` | {'yes' if is_of_openai(name) else ''} | {said} |"
+    yield "\nRefused by name:\n"
+    yield "| field | taken all the same | why |"
+    yield "|---|---|---|"
+    for name, refused in sorted(request.refused.items()):
+        taken = ", ".join(f"`{value}`" for value in refused.harmless)
+        remedy = "" if refused.remedy == "Leave it out." else f". {refused.remedy}"
+        yield f"| `{name}` | {taken} | {refused.why}{remedy} |"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
