@@ -11,7 +11,7 @@ from hermes3.prompt.messages import Message, Tool, ToolCall
 from hermes3.prompt.tools import to_openai
 from hermes3.synth.tasks import Settings, Task, openai_tools
 from hermes3.synth.teacher import RejectedError, Teacher
-from hermes3.train.data.tools import check_calls
+from hermes3.train.data.tools import CallCheck
 
 MAX_ROUNDS = 5  # of calls for one request, as in Hermes-Function-Calling
 
@@ -44,7 +44,7 @@ async def written(task: Task, teacher: Teacher, settings: Settings) -> list[Mess
         RejectedError: it is no good.
         UnansweredError, Hermes3Error: as ``Teacher.answer``.
     """
-    writing = _Writing(task, teacher)
+    writing = _Writing(task, teacher, CallCheck(task.tools))
     if task.system is not None:
         writing.messages.append(Message("system", task.system))
     for turn in range(settings.turns):
@@ -57,6 +57,7 @@ async def written(task: Task, teacher: Teacher, settings: Settings) -> list[Mess
 class _Writing:
     task: Task
     teacher: Teacher
+    check: CallCheck
     messages: list[Message] = field(default_factory=list)
     n_steps: int = 0
     n_calls: int = 0
@@ -83,7 +84,7 @@ class _Writing:
             if not calls:
                 return
             try:
-                check_calls(calls, self.task.tools, "the answer")
+                self.check(calls, "the answer")
             except RequestError as error:
                 raise RejectedError(str(error)) from error
             for call in calls:

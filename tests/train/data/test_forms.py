@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -320,6 +322,39 @@ def test_dialects_of_tools(given: dict[str, Any], meant: dict[str, Any]) -> None
     sample = read(rows_of(ASK, TELL, tools=[{"name": "f", "parameters": given}]))
     assert sample.tools[0].parameters == meant
     assert sample.is_rewritten
+
+
+def large(n: int) -> list[dict[str, Any]]:
+    """Rows of a few megabytes that would take hours where time grows with the square of their size."""
+    many = [FUNCTION_CALL] * n
+    schema = {"type": "object", "properties": {"a": {"enum": list(range(n))}}}
+    pair = [{"role": "assistant", "tool_calls": [openai_call()]},
+            {"role": "tool", "name": "add", "content": "3"}]  # fmt: skip
+    return [
+        {"conversations": [HUMAN, *many], "tools": [ADD]},
+        {"conversations": [HUMAN, *many, *[OBSERVATION] * n, GPT], "tools": [ADD]},
+        {"conversations": [{"from": "system", "value": "<tools>" * n}, HUMAN, GPT]},
+        {"conversations": [{"from": "system", "value": "<tools>" + " " * 20 * n}, HUMAN, GPT]},
+        {"conversations": [HUMAN, FUNCTION_CALL, {**OBSERVATION, "value": "<tool_response>" * n}, GPT],
+         "tools": [ADD]},
+        rows_of(ASK, {**TELL, "content": "<tool_call>" * n}, tools=[OPENAI_ADD]),
+        rows_of(ASK, *pair * (n // 8), TELL, tools=[{**ADD, "parameters": schema}]),
+        rows_of(ASK, *[TELL, ASK] * n, TELL),
+    ]  # fmt: skip
+
+
+def test_time_is_linear_in_a_row() -> None:
+    def seconds(n: int) -> list[float]:
+        found = []
+        for row in large(n):
+            start = time.process_time()
+            with contextlib.suppress(RequestError):
+                read(row)
+            found.append(time.process_time() - start)
+        return found
+
+    small, big = seconds(1_000), seconds(8_000)
+    assert [now for before, now in zip(small, big, strict=True) if now > 24 * before + 0.2] == []
 
 
 def test_required_beside_the_parameters() -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from hermes3.errors import RequestError
 from hermes3.prompt.messages import Tool
-from hermes3.train.data.schemas import argument_errors
+from hermes3.train.data.schemas import checker_of
 
 
 def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
-    return list(argument_errors(Tool("f", None, schema), arguments))
+    return list(checker_of(Tool("f", None, schema)).errors(arguments))
 
 
 CASES = [

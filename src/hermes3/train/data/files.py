@@ -12,6 +12,8 @@ from hermes3.train.data.conversation import Conversation, Preference
 from hermes3.train.data.forms import FORMS, READ, Form, form_of, sample_of
 from hermes3.train.data.rows import Fault, Row, Rows
 
+MAX_UNREAD = 100  # fields that are counted by name
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -69,7 +71,8 @@ class DataFile:
         if self.form is None:
             shown = ", ".join(map(str, row.value))[:100] or "none"
             return self._fault(row, f"is in none of the forms {', '.join(FORMS)}; its fields: {shown}")
-        self.unread.update(key for key in row.value if key not in READ)
+        names = (key for key in row.value if key not in READ)
+        self.unread.update(key for key in names if key in self.unread or len(self.unread) < MAX_UNREAD)
         try:
             return Sample(row.line, row.number, sample_of(row.value, self.form))
         except RequestError as error:

@@ -11,7 +11,7 @@ from hermes3.prompt.json_text import json_text
 from hermes3.prompt.messages import Role, ToolCall, parse_message
 from hermes3.prompt.refusal import kind_of, refuse, refuse_unknown
 from hermes3.train.data.conversation import Conversation, Preference, Turn, conversation, preference
-from hermes3.train.data.tools import Tools, calls_in, calls_of, check_calls, tools_in, tools_of
+from hermes3.train.data.tools import CallCheck, Tools, calls_in, calls_of, tools_in, tools_of
 
 Form = Literal["messages", "sharegpt", "alpaca", "preference"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -93,8 +93,9 @@ def _whole(row: Mapping[str, Any], turns: Sequence[Turn]) -> Conversation:
     known = _tools(row) if shown is None else shown
     merged = [_with_calls(turn) for turn in turns]
     made = conversation(merged, known, shows_tools=shown is None)
+    check = CallCheck(known.tools)
     for turn in merged:
-        check_calls(turn.calls, known.tools, turn.where)
+        check(turn.calls, turn.where)
     return made
 
 
@@ -227,7 +228,7 @@ def _add_calls(turns: list[Turn], calls: Turn) -> None:
     elif calls.weight != last.weight:
         refuse(calls.where, "has another weight than the words that it is one turn with")
     else:
-        turns[-1] = replace(last, calls=[*last.calls, *calls.calls])
+        last.calls.extend(calls.calls)
 
 
 def _weight(raw: Mapping[str, Any], where: str) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from hermes3.prompt.refusal import refuse
 if TYPE_CHECKING:
     from hermes3.train.data.conversation import Turn
 
-_RESPONSE = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
+MAX_CALLS = 1024  # of one turn, and results of such
 
 
 def named_results(turns: Sequence[Turn]) -> Iterator[tuple[Turn, Message]]:
@@ -46,6 +45,8 @@ def named_results(turns: Sequence[Turn]) -> Iterator[tuple[Turn, Message]]:
 
 def _named(results: Sequence[Turn], calls: Sequence[ToolCall]) -> Iterator[tuple[Turn, Message]]:
     """The results of one assistant turn's calls."""
+    if max(len(calls), len(results)) > MAX_CALLS:
+        refuse(results[0].where, f"answers more than {MAX_CALLS} calls of one turn")
     parts = [(turn, part) for turn in results for part in _parts(turn, calls)]
     for index, (turn, part) in enumerate(parts):
         is_named = part.name is not None or part.tool_call_id is not None
@@ -72,10 +73,10 @@ def _parts(turn: Turn, calls: Sequence[ToolCall]) -> Iterator[Message]:
     if turn.name is not None or turn.call_id is not None:
         yield Message("tool", turn.text, tool_call_id=turn.call_id, name=turn.name)
         return
-    blocks = _RESPONSE.findall(turn.text)
+    blocks, rest = tagged(turn.text, "tool_response")
     if blocks:
         found = [_result(value_of(block)) for block in blocks]
-        is_whole = not _RESPONSE.sub("", turn.text).strip()
+        is_whole = not rest.strip()
         yield from found if is_whole and all(found) else [Message("tool", turn.text)]  # type: ignore[misc]
         return
     value = value_of(turn.text)
@@ -99,6 +100,17 @@ def _result(value: Any) -> Message | None:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def tagged(text: str, name: str) -> tuple[list[str], str]:
+    """What stands between the tags of a name, each without space around it, and the text beside them."""
+    opening, closing = f"<{name}>", f"</{name}>"
+    found, beside, at = [], [], 0
+    while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
+        found.append(text[start + len(opening) : end].strip())
+        beside.append(text[at:start])
+        at = end + len(closing)
+    return found, "".join([*beside, text[at:]])
 
 
 def value_of(text: str) -> Any:

@@ -20,29 +20,25 @@ MAX_REFERENCES = 10_000  # followed for one call
 _ANY: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
-def argument_errors(tool: Tool, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with arguments, by the tool's schema.
+def checker_of(tool: Tool) -> Checker:
+    """What checks the arguments of a tool.
 
     Raises:
-        RequestError: the schema itself is none, or cannot be followed.
+        RequestError: a schema that cannot be written as JSON.
     """
     where = f"the schema of {tool.name}"
-    checker = _checker(json_text(tool.parameters or _ANY, where))
-    checker.n_references = 0
-    try:
-        for error in checker.validator.iter_errors(dict(arguments)):
-            place = "".join(f"[{part!r}]" for part in error.absolute_path)
-            yield f"{place + ': ' if place else ''}{error.message[:160]}"
-    except RequestError as error:
-        refuse(where, f"cannot be followed: {error}")
-    except Exception as error:  # jsonschema raises what its Python happens to raise: TypeError, KeyError, ...
-        refuse(where, f"cannot be followed: {first_line(error)}")
+    return _known_checker(where, json_text(tool.parameters or _ANY, where))
 
 
-class _Checker:
-    """A validator of one schema, with a bound on what it follows."""
+class Checker:
+    """A validator of one schema, with a bound on what it follows.
 
-    def __init__(self, schema: Any) -> None:
+    Args:
+        where: what errors call the schema.
+        schema: of the arguments.
+    """
+
+    def __init__(self, where: str, schema: Any) -> None:
         from jsonschema import Draft202012Validator, validators
         from referencing import Registry
 
@@ -55,13 +51,30 @@ class _Checker:
             "$ref": self._counted(known["$ref"]),
             "$dynamicRef": self._counted(known["$dynamicRef"]),
         })  # fmt: skip
-        self.n_references = 0
-        self.validator = kind(schema, registry=Registry())
+        self._where = where
+        self._n_references = 0
+        self._validator = kind(schema, registry=Registry())
+
+    def errors(self, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with arguments.
+
+        Raises:
+            RequestError: the schema itself is none, or cannot be followed.
+        """
+        self._n_references = 0
+        try:
+            for error in self._validator.iter_errors(dict(arguments)):
+                place = "".join(f"[{part!r}]" for part in error.absolute_path)
+                yield f"{place + ': ' if place else ''}{error.message[:160]}"
+        except RequestError as error:
+            refuse(self._where, f"cannot be followed: {error}")
+        except Exception as error:  # whatever jsonschema's Python happens to raise: TypeError, KeyError, ...
+            refuse(self._where, f"cannot be followed: {first_line(error)}")
 
     def _counted(self, keyword: Any) -> Any:
         def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-            self.n_references += 1
-            if self.n_references > MAX_REFERENCES:
+            self._n_references += 1
+            if self._n_references > MAX_REFERENCES:
                 raise RequestError(f"it refers to more than {MAX_REFERENCES} parts")
             yield from keyword(validator, value, instance, schema) or ()
 
@@ -69,8 +82,8 @@ class _Checker:
 
 
 @lru_cache(256)
-def _checker(schema: str) -> _Checker:
-    return _Checker(read_json(schema))
+def _known_checker(where: str, schema: str) -> Checker:
+    return Checker(where, read_json(schema))
 
 
 def _pattern(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:

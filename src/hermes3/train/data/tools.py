@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,8 @@ from hermes3.prompt.refusal import kind_of, refuse
 from hermes3.prompt.splitter import parse_reply
 from hermes3.prompt.tools import END_TOOL_CALL, TOOL_CALL
 from hermes3.train.data.dialects import as_openai
-from hermes3.train.data.results import value_of
-from hermes3.train.data.schemas import argument_errors
-
-_TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
+from hermes3.train.data.results import tagged, value_of
+from hermes3.train.data.schemas import Checker, checker_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ def tools_of(raw: object, where: str) -> Tools:
 
 def tools_in(system: str) -> Tools | None:
     """The tools that a system message names between its tags; None where it has none."""
-    found = [match for match in _TOOLS.findall(system) if match]
+    found = [body for body in tagged(system, "tools")[0] if body]
     if not found:
         return None
     value = value_of(found[-1])
@@ -90,19 +87,30 @@ def calls_of(raw: object, where: str) -> list[ToolCall]:
     return calls
 
 
-def check_calls(calls: Sequence[ToolCall], tools: Sequence[Tool], where: str) -> None:
+class CallCheck:
     """Whether calls are of tools that exist, with arguments that their schemas allow.
 
-    Raises:
-        RequestError: one is not; or a tool whose schema is none.
+    Args:
+        tools: what may be called.
     """
-    by_name = {tool.name: tool for tool in tools}
-    for index, call in enumerate(calls):
-        at = f"{where}.tool_calls[{index}]"
-        tool = by_name.get(call.name)
-        if tool is None:
-            known = ", ".join(by_name)[:200] or "none"
-            refuse(at, f"calls {call.name!r:.60}, which is not among the tools ({known})")
-        error = next(argument_errors(tool, call.arguments), None)
-        if error is not None:
-            refuse(at, f"calls {call.name} with arguments that its schema forbids: {error}")
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        self._checkers: dict[str, Checker] = {}
+
+    def __call__(self, calls: Sequence[ToolCall], where: str) -> None:
+        """Check the calls of one turn.
+
+        Raises:
+            RequestError: one is not so; or it is of a tool whose schema is none.
+        """
+        for index, call in enumerate(calls):
+            at = f"{where}.tool_calls[{index}]"
+            if call.name not in self._tools:
+                known = ", ".join(self._tools)[:200] or "none"
+                refuse(at, f"calls {call.name!r:.60}, which is not among the tools ({known})")
+            if call.name not in self._checkers:
+                self._checkers[call.name] = checker_of(self._tools[call.name])
+            error = next(self._checkers[call.name].errors(call.arguments), None)
+            if error is not None:
+                refuse(at, f"calls {call.name} with arguments that its schema forbids: {error}")
