@@ -227,7 +227,8 @@ NB_MODULE(_native, m) {
   m.def("set_threads", &set_threads, "n"_a);
   m.def("threads", &pool_threads);
   m.def("read_bandwidth", &read_bandwidth, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(), "Best pass of reading 512 MiB on all threads, GB/s.");
-  m.def("int8_peak", &int8_peak, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(), "Best rate of the 4-bit product's inner loop, Gop/s.");
+  m.def("int8_peak", &int8_peak, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(), "Best rate of the int8 multiply-add on registers, Gop/s.");
+  m.def("float_peak", &float_peak, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(), "Best rate of float32 multiply-adds on registers, Gop/s.");
 
   nb::class_<Weight>(m, "Weight", "A matrix (rows, cols) of one ggml type, repacked into panels of 16 rows.")
       .def("__init__", [](Weight* self, int type, int rows, int cols, const Bytes& data) { new (self) Weight(make_weight(type, rows, cols, data)); },

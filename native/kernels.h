@@ -57,7 +57,16 @@ struct Tile {
   const float* s32;       // (k / 32, n)     d * sum of q over the block
   const float* s16;       // (k / 32, n, 2)  d * sum of q over each half block
   const int32_t* sum;     // (k / 32, n)     sum of q over the block
+  const float* md;        // (k / 32, n)     -kMagic * d, exactly
+  const int32_t* start8;  // (k / 32, n)     kMagicBits - 8 * sum;  likewise for 16, for 128, and by half block for 32
+  const int32_t *start16, *start128;
+  const int32_t* start32; // (k / 32, n, 2)
 };
+
+// An int32 added to the bits of this float is added to its value, as long as the sum stays below 2^22 in magnitude: dot products that
+// start from the bits are floats without a conversion, and fma(that, d, -kMagic * d) is d * dot, rounded once. d has 22 bits, so that 3 d is exact.
+constexpr float kMagic = 12582912.0f;          // 3 * 2^22
+constexpr int32_t kMagicBits = 0x4b400000;
 
 // One row's way from the residual stream into a matrix product.
 struct RowJob {
@@ -73,6 +82,8 @@ struct RowJob {
   float* s32;
   float* s16;
   int32_t* sum;
+  float* md;
+  int32_t *start8, *start16, *start128, *start32;
 };
 
 constexpr int kPage = 32;            // tokens of one page of the KV cache
@@ -114,8 +125,9 @@ struct Kernels {
   void (*rope_store)(const LayerCache& cache, float* qkv, const float* cos, const float* sin, int slot, int n_heads);
   void (*attention)(const AttentionJob& job);
   PanelProduct f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k;
-  // Bound of the machine, for the benches: int8 multiply-adds of the kernels' own kind, returns operations done.
+  // Bounds of the machine, for the benches: the multiply-adds of the products on registers alone. They return the operations done.
   double (*int8_burn)(long iterations);
+  double (*float_burn)(long iterations);
 };
 
 extern const Kernels kernels_scalar;

@@ -10,6 +10,7 @@ namespace hermes3 {
 namespace {
 
 constexpr int kQueryTile = 3;
+constexpr int kBurnChains = 6;   // of float_burn: latency times ports
 
 struct V {
   __m256 low, high;
@@ -305,7 +306,7 @@ double int8_burn(long iterations) {
 
 const Kernels kernels_avx2 = {
     "avx2", prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
-    product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn,
+    product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn, float_burn,
 };
 
 }  // namespace hermes3

@@ -7,6 +7,7 @@ namespace hermes3 {
 namespace {
 
 constexpr int kQueryTile = 3;
+constexpr int kBurnChains = 12;   // of float_burn: latency times ports
 
 struct V {
   __m512 all;
@@ -45,11 +46,15 @@ inline V first_lanes(const V& a, int n, const V& other) {
 
 // ---- quantized panels -------------------------------------------------------------------------------------------
 
-// One record: 8 groups of 4 columns of 16 rows, and w = scale * code + bias (by half block for Q6_K).
+// One record: 8 groups of 4 columns of 16 rows, and w = scale * (code - offset) + bias (scale by half block for Q6_K).
+// The offset of a format (8, 16, 32; 128 for Q8_0, as vpdpbusd wants unsigned codes) is in the tile's starts.
 struct Codes {
   __m512i group[8];
-  __m512 scale[2], bias[2];
+  __m512 scale[2], bias;
 };
+
+template <int kType>
+constexpr bool kHasMin = kType == kQ4_1 || kType == kQ5_1 || kType == kQ4_K || kType == kQ5_K;
 
 inline __m512i bytes64(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline __m512 u8x16(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
@@ -84,8 +89,6 @@ inline void add_upper(const uint8_t* upper, Codes* codes) {
   }
 }
 
-inline __m512 times(__m512 a, float b) { return _mm512_mul_ps(a, _mm512_set1_ps(b)); }
-
 template <int kType>
 inline void load_record(const uint8_t* panel, int block, Codes* out);
 
@@ -93,7 +96,6 @@ template <>
 inline void load_record<kQ4_0>(const uint8_t* panel, int block, Codes* out) {
   const uint8_t* p = panel + size_t(block) * kRecordQ4_0;
   out->scale[0] = half16(p);
-  out->bias[0] = times(out->scale[0], -8.0f);
   load_nibbles(p + 32, out);
 }
 
@@ -101,7 +103,7 @@ template <>
 inline void load_record<kQ4_1>(const uint8_t* panel, int block, Codes* out) {
   const uint8_t* p = panel + size_t(block) * kRecordQ4_1;
   out->scale[0] = half16(p);
-  out->bias[0] = half16(p + 32);
+  out->bias = half16(p + 32);
   load_nibbles(p + 64, out);
 }
 
@@ -109,7 +111,6 @@ template <>
 inline void load_record<kQ5_0>(const uint8_t* panel, int block, Codes* out) {
   const uint8_t* p = panel + size_t(block) * kRecordQ5_0;
   out->scale[0] = half16(p);
-  out->bias[0] = times(out->scale[0], -16.0f);
   load_nibbles(p + 32 + kFifth, out);
   add_fifth(p + 32, out);
 }
@@ -118,12 +119,12 @@ template <>
 inline void load_record<kQ5_1>(const uint8_t* panel, int block, Codes* out) {
   const uint8_t* p = panel + size_t(block) * kRecordQ5_1;
   out->scale[0] = half16(p);
-  out->bias[0] = half16(p + 32);
+  out->bias = half16(p + 32);
   load_nibbles(p + 64 + kFifth, out);
   add_fifth(p + 64, out);
 }
 
-// vpdpbusd wants unsigned codes: int8 + 128, which whole_dot takes back by the integer sum of the activations.
+// vpdpbusd wants unsigned codes: int8 + 128, which start128 takes back.
 template <>
 inline void load_record<kQ8_0>(const uint8_t* panel, int block, Codes* out) {
   const uint8_t* p = panel + size_t(block) * kRecordQ8_0;
@@ -133,7 +134,7 @@ inline void load_record<kQ8_0>(const uint8_t* panel, int block, Codes* out) {
 
 inline void scale_and_min(const uint8_t* head, const uint8_t* record, Codes* out) {
   out->scale[0] = _mm512_mul_ps(half16(head), u8x16(record));
-  out->bias[0] = times(_mm512_mul_ps(half16(head + 32), u8x16(record + 16)), -1.0f);
+  out->bias = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(half16(head + 32), u8x16(record + 16)));
 }
 
 template <>
@@ -158,10 +159,7 @@ inline void load_record<kQ6_K>(const uint8_t* panel, int block, Codes* out) {
   const uint8_t* head = panel + size_t(block / 8) * kSuperQ6_K;
   const uint8_t* p = head + 32 + (block % 8) * kRecordQ6_K;
   const __m512 d = half16(head);
-  for (int part = 0; part < 2; ++part) {
-    out->scale[part] = _mm512_mul_ps(d, i8x16(p + 16 * part));
-    out->bias[part] = times(out->scale[part], -32.0f);
-  }
+  for (int part = 0; part < 2; ++part) out->scale[part] = _mm512_mul_ps(d, i8x16(p + 16 * part));
   load_nibbles(p + 32 + kUpper, out);
   add_upper(p + 32, out);
 }
@@ -172,29 +170,55 @@ inline __m512i four_columns(const int8_t* q) {
   return _mm512_set1_epi32(bits);
 }
 
-// Groups [first, first + 4) onto start: one chain, as long as the instruction's latency allows two of them side by side.
-inline __m512i four_groups(__m512i start, const Codes& codes, const int8_t* q, int first) {
-  for (int g = first; g < first + 4; ++g) start = _mm512_dpbusd_epi32(start, codes.group[g], four_columns(q + 4 * g));
-  return start;
+// sum + scale * d * (dot - kMagic); see kMagic.
+inline __m512 add_scaled(__m512 sum, __m512 scale, __m512i dot, __m512 d, __m512 md) {
+  return _mm512_fmadd_ps(scale, _mm512_fmadd_ps(_mm512_castsi512_ps(dot), d, md), sum);
 }
 
-// sum + the record's share of (16 rows) x (one token), in one fixed order of operations for every caller.
-template <int kType>
-inline __m512 add_record(const Codes& codes, const Tile& tile, size_t place, __m512 sum) {
-  const int8_t* q = tile.q + place * kBlock;
-  const __m512 d = _mm512_set1_ps(tile.d[place]);
-  const __m512i start = kType == kQ8_0 ? _mm512_set1_epi32(-128 * tile.sum[place]) : _mm512_setzero_si512();
-  const __m512i dots[2] = {four_groups(start, codes, q, 0), four_groups(_mm512_setzero_si512(), codes, q, 4)};
-  if (kType == kQ6_K) {
-    for (int part = 0; part < 2; ++part) {
-      sum = _mm512_fmadd_ps(codes.scale[part], _mm512_mul_ps(_mm512_cvtepi32_ps(dots[part]), d), sum);
-      sum = _mm512_fmadd_ps(codes.bias[part], _mm512_set1_ps(tile.s16[2 * place + size_t(part)]), sum);
-    }
-    return sum;
+// Groups [first, first + kGroups) of kTokens tokens onto the dots. Tokens are the inner loop: a chain of vpdpbusd takes 5 cycles a step, the two
+// ports take two a cycle, and the scheduler's 97 places hold too few chains of 8 to fill them one after the other.
+template <int kTokens, int kGroups>
+inline void add_groups(const Codes& codes, const int8_t* q, int first, __m512i* dots) {
+  for (int g = first; g < first + kGroups; ++g) {
+    for (int t = 0; t < kTokens; ++t) dots[t] = _mm512_dpbusd_epi32(dots[t], codes.group[g], four_columns(q + t * kBlock + 4 * g));
   }
-  sum = _mm512_fmadd_ps(codes.scale[0], _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(dots[0], dots[1])), d), sum);
-  if (kType != kQ8_0) sum = _mm512_fmadd_ps(codes.bias[0], _mm512_set1_ps(tile.s32[place]), sum);
-  return sum;
+}
+
+template <int kType>
+inline __m512i start_of(const Tile& tile, size_t place) {
+  if (kType == kQ4_0) return _mm512_set1_epi32(tile.start8[place]);
+  if (kType == kQ5_0) return _mm512_set1_epi32(tile.start16[place]);
+  if (kType == kQ8_0) return _mm512_set1_epi32(tile.start128[place]);
+  return _mm512_set1_epi32(kMagicBits);
+}
+
+// sums + the record's share of (16 rows) x (kTokens tokens), in one fixed order of operations for each token. What bounds it are the two ports that
+// vpdpbusd and every other vector operation share: 8 of them do the work, and 2 (Q4_0, Q5_0, Q8_0), 3 (those with a minimum) or 4 (Q6_K) the rest.
+template <int kType, int kTokens>
+inline void add_record(const Codes& codes, const Tile& tile, size_t place, __m512* sums) {
+  constexpr int kParts = kType == kQ6_K ? 2 : 1;
+  const int8_t* q = tile.q + place * kBlock;
+  for (int part = 0; part < kParts; ++part) {
+    __m512i dots[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      const size_t at = place + size_t(t);
+      dots[t] = kType == kQ6_K ? _mm512_set1_epi32(tile.start32[2 * at + size_t(part)]) : start_of<kType>(tile, at);
+    }
+    if (kTokens > 2 || kParts == 2) {
+      add_groups<kTokens, 8 / kParts>(codes, q, 4 * part, dots);
+    } else {                              // too few chains: two halves of 4 each
+      __m512i more[kTokens];
+      for (int t = 0; t < kTokens; ++t) more[t] = _mm512_setzero_si512();
+      add_groups<kTokens, 4>(codes, q, 0, dots);
+      add_groups<kTokens, 4>(codes, q, 4, more);
+      for (int t = 0; t < kTokens; ++t) dots[t] = _mm512_add_epi32(dots[t], more[t]);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512 d = _mm512_set1_ps(tile.d[place + size_t(t)]), md = _mm512_set1_ps(tile.md[place + size_t(t)]);
+      sums[t] = add_scaled(sums[t], codes.scale[part], dots[t], d, md);
+      if (kHasMin<kType>) sums[t] = _mm512_fmadd_ps(codes.bias, _mm512_set1_ps(tile.s32[place + size_t(t)]), sums[t]);
+    }
+  }
 }
 
 void put16(__m512 v, float* out, int n_rows, bool accumulate) {
@@ -212,53 +236,65 @@ void many_tokens(const uint8_t* panel, const Tile& tile, float* out, size_t stri
     Codes codes;
     load_record<kType>(panel, block, &codes);
     const size_t place = size_t(block) * size_t(tile.n);
-    for (int t = 0; t < tile.n; ++t) sums[t] = add_record<kType>(codes, tile, place + size_t(t), sums[t]);
+    int t = 0;
+    for (; t + 8 <= tile.n; t += 8) add_record<kType, 8>(codes, tile, place + size_t(t), sums + t);
+    if (t + 4 <= tile.n) add_record<kType, 4>(codes, tile, place + size_t(t), sums + t), t += 4;
+    for (; t < tile.n; ++t) add_record<kType, 1>(codes, tile, place + size_t(t), sums + t);
   }
   for (int t = 0; t < tile.n; ++t) put16(sums[t], out + size_t(t) * stride, n_rows, accumulate);
 }
 
-template <int kType>
-void one_token(const uint8_t* panel, const Tile& tile, float* out, int n_rows, bool accumulate) {
-  __m512 sum = _mm512_setzero_ps();
+// A fixed small number of tokens, their sums in registers.
+template <int kType, int kTokens>
+void few_tokens(const uint8_t* panel, const Tile& tile, float* out, size_t stride, int n_rows, bool accumulate) {
+  __m512 sums[kTokens];
+  for (int t = 0; t < kTokens; ++t) sums[t] = _mm512_setzero_ps();
   for (int block = 0; block < tile.k / kBlock; ++block) {
     prefetch(panel + size_t(block) * size_t(kRecordBytes<kType>), kRecordBytes<kType>);
     Codes codes;
     load_record<kType>(panel, block, &codes);
-    sum = add_record<kType>(codes, tile, size_t(block), sum);
+    add_record<kType, kTokens>(codes, tile, size_t(block) * kTokens, sums);
   }
-  put16(sum, out, n_rows, accumulate);
+  for (int t = 0; t < kTokens; ++t) put16(sums[t], out + size_t(t) * stride, n_rows, accumulate);
 }
 
 template <int kType>
 void product(const uint8_t* panel, const Tile& tile, float* out, size_t stride, int n_rows, bool accumulate) {
-  if (tile.n == 1) one_token<kType>(panel, tile, out, n_rows, accumulate);
-  else many_tokens<kType>(panel, tile, out, stride, n_rows, accumulate);
+  switch (tile.n) {
+    case 1: return few_tokens<kType, 1>(panel, tile, out, stride, n_rows, accumulate);
+    case 2: return few_tokens<kType, 2>(panel, tile, out, stride, n_rows, accumulate);
+    case 3: return few_tokens<kType, 3>(panel, tile, out, stride, n_rows, accumulate);
+    case 4: return few_tokens<kType, 4>(panel, tile, out, stride, n_rows, accumulate);
+    case 5: return few_tokens<kType, 5>(panel, tile, out, stride, n_rows, accumulate);
+    case 6: return few_tokens<kType, 6>(panel, tile, out, stride, n_rows, accumulate);
+    case 7: return few_tokens<kType, 7>(panel, tile, out, stride, n_rows, accumulate);
+    case 8: return few_tokens<kType, 8>(panel, tile, out, stride, n_rows, accumulate);
+    default: many_tokens<kType>(panel, tile, out, stride, n_rows, accumulate);
+  }
 }
 
-// The inner loop of a 4-bit product on registers alone.
+// vpdpbusd on registers alone, in as many chains as its latency times its ports asks for.
 double int8_burn(long iterations) {
-  Codes codes;
-  for (int g = 0; g < 8; ++g) codes.group[g] = _mm512_set1_epi8(char(g));
-  alignas(64) int8_t q[64];
-  for (int i = 0; i < 64; ++i) q[i] = int8_t(i);
-  __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  constexpr int kChains = 12;
+  __m512i sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_epi32(i);
+  const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
   for (long i = 0; i < iterations; ++i) {
-    asm volatile("" ::: "memory");
-    sums[0] = _mm512_add_epi32(sums[0], four_groups(_mm512_setzero_si512(), codes, q + 4 * (i & 7), 0));
-    sums[1] = _mm512_add_epi32(sums[1], four_groups(_mm512_setzero_si512(), codes, q + 4 * (i & 7), 4));
+    for (int j = 0; j < kChains; ++j) sums[j] = _mm512_dpbusd_epi32(sums[j], a, b);
   }
+  for (int i = 1; i < kChains; ++i) sums[0] = _mm512_add_epi32(sums[0], sums[i]);
   alignas(64) int lanes[16];
-  _mm512_store_si512(lanes, _mm512_add_epi32(sums[0], sums[1]));
+  _mm512_store_si512(lanes, sums[0]);
   volatile int sink = lanes[0];
   (void)sink;
-  return 2.0 * 512.0 * double(iterations);
+  return 2.0 * 64.0 * kChains * double(iterations);
 }
 
 }  // namespace
 
 const Kernels kernels_avx512 = {
     "avx512", prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
-    product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn,
+    product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn, float_burn,
 };
 
 }  // namespace hermes3

@@ -49,10 +49,12 @@ namespace {
 
 // The prepared rows of the call in progress, kept from call to call: one set for each calling thread.
 struct Scratch {
-  std::vector<float> x, d, s32, s16;
+  std::vector<float> x;
   std::vector<int8_t> q;
-  std::vector<int32_t> sum;
+  std::vector<float> floats;     // planes of Tile, each (n * k / 32) long: d, s32, md, s16 (two)
+  std::vector<int32_t> ints;     // sum, start8, start16, start128, start32 (two)
 };
+constexpr int kFloatPlanes = 5, kIntPlanes = 6;
 
 template <class T>
 T* grown(std::vector<T>& v, size_t n) {
@@ -66,41 +68,43 @@ constexpr int kSerialFloats = 1 << 15;    // preparing fewer than this many valu
 struct Prepared {
   const LinearJob& job;
   const float* x;
-  const int8_t* q;
-  const float *d, *s32, *s16;
-  const int32_t* sum;
+  int8_t* q;
+  float* floats;
+  int32_t* ints;
 
   int n_tiles() const { return (job.n + kTile - 1) / kTile; }
+  // Where block 0 of this token of this tile lies; the planes follow each other.
+  RowJob place(int tile, int token) const {
+    RowJob to{};
+    const size_t k = size_t(job.k), blocks = k / 32, plane = size_t(job.n) * blocks, at = size_t(tile) * kTile * blocks + size_t(token);
+    to.n_tokens = std::min(kTile, job.n - tile * kTile);
+    if (!q) return to;
+    to.q = q + at * kBlock;
+    to.d = floats + at, to.s32 = floats + plane + at, to.md = floats + 2 * plane + at, to.s16 = floats + 3 * plane + 2 * at;
+    to.sum = ints + at, to.start8 = ints + plane + at, to.start16 = ints + 2 * plane + at, to.start128 = ints + 3 * plane + at;
+    to.start32 = ints + 4 * plane + 2 * at;
+    return to;
+  }
   Tile tile(int i) const {
-    const size_t first = size_t(i) * kTile, k = size_t(job.k), blocks = first * (k / 32);
-    Tile tile{std::min(kTile, job.n - int(first)), job.k, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-    if (x) tile.x = x + first * k;
-    if (q) tile.q = q + first * k, tile.d = d + blocks, tile.s32 = s32 + blocks, tile.s16 = s16 + 2 * blocks, tile.sum = sum + blocks;
-    return tile;
+    const RowJob at = place(i, 0);
+    return {at.n_tokens, job.k, x ? x + size_t(i) * kTile * size_t(job.k) : nullptr, at.q, at.d, at.s32, at.s16, at.sum, at.md,
+            at.start8, at.start16, at.start128, at.start32};
   }
 };
 
 Prepared prepare(const LinearJob& job, bool wants_float, bool wants_int8, Scratch& s) {
-  const size_t n = size_t(job.n), k = size_t(job.k), blocks = k / 32;
+  const size_t n = size_t(job.n), k = size_t(job.k), plane = n * (k / 32);
   const bool is_plain = !job.norm && !job.is_swiglu;
-  if (is_plain && !wants_int8) return {job, job.x, nullptr, nullptr, nullptr, nullptr, nullptr};
+  if (is_plain && !wants_int8) return {job, job.x, nullptr, nullptr, nullptr};
   float* x = is_plain ? nullptr : grown(s.x, n * k);
   int8_t* q = wants_int8 ? grown(s.q, n * k) : nullptr;
-  float* d = grown(s.d, n * blocks);
-  float* s32 = grown(s.s32, n * blocks);
-  float* s16 = grown(s.s16, 2 * n * blocks);
-  int32_t* sum = grown(s.sum, n * blocks);
+  const Prepared rows{job, !wants_float ? nullptr : is_plain ? job.x : x, q, grown(s.floats, kFloatPlanes * plane), grown(s.ints, kIntPlanes * plane)};
   const auto one_row = [&](int row, int) {
-    const size_t t = size_t(row), first = t / kTile * kTile, column = t - first;   // of its tile, in its tile
-    RowJob to{};
+    const size_t t = size_t(row);
+    RowJob to = rows.place(row / kTile, row % kTile);
     to.in = job.x + t * (job.is_swiglu ? 2 * k : k);
     to.k = job.k, to.norm = job.norm, to.eps = job.eps, to.is_swiglu = job.is_swiglu;
-    to.n_tokens = std::min(kTile, job.n - int(first));
     if (x) to.x = x + t * k;
-    if (q) {
-      const size_t place = first * blocks + column;
-      to.q = q + place * kBlock, to.d = d + place, to.s32 = s32 + place, to.s16 = s16 + 2 * place, to.sum = sum + place;
-    }
     kernels().prepare_row(to);
   };
   if (n * k <= kSerialFloats) {
@@ -108,7 +112,7 @@ Prepared prepare(const LinearJob& job, bool wants_float, bool wants_int8, Scratc
   } else {
     pool()->run(job.n, one_row);
   }
-  return {job, !wants_float ? nullptr : is_plain ? job.x : x, q, d, s32, s16, sum};
+  return rows;
 }
 
 // Panels [from, to) of one weight: a few tiles at a time stay in the second-level cache while the panels pass.
@@ -212,6 +216,19 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+double burn_rate(double (*burn)(long), double seconds) {
+  const std::shared_ptr<Pool> threads = pool();
+  double best = 0;
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    const auto pass = std::chrono::steady_clock::now();
+    std::atomic<uint64_t> operations{0};
+    threads->run(threads->size() * 8, [&](int, int) { operations += uint64_t(burn(100000)); });
+    best = std::max(best, double(operations.load()) / seconds_since(pass) / 1e9);
+  } while (seconds_since(start) < seconds);
+  return best;
+}
+
 }  // namespace
 
 double read_bandwidth(double seconds) {
@@ -239,17 +256,8 @@ double read_bandwidth(double seconds) {
   return best;
 }
 
-double int8_peak(double seconds) {
-  const std::shared_ptr<Pool> threads = pool();
-  double best = 0;
-  const auto start = std::chrono::steady_clock::now();
-  do {
-    const auto pass = std::chrono::steady_clock::now();
-    std::atomic<uint64_t> operations{0};
-    threads->run(threads->size() * 8, [&](int, int) { operations += uint64_t(kernels().int8_burn(100000)); });
-    best = std::max(best, double(operations.load()) / seconds_since(pass) / 1e9);
-  } while (seconds_since(start) < seconds);
-  return best;
-}
+double int8_peak(double seconds) { return burn_rate(kernels().int8_burn, seconds); }
+
+double float_peak(double seconds) { return burn_rate(kernels().float_burn, seconds); }
 
 }  // namespace hermes3

@@ -76,6 +76,7 @@ void attend(const LayerCache& cache, const float* qkv, float* out, const Sequenc
 
 // Ceilings of this machine, on the pool's threads.
 double read_bandwidth(double seconds);    // GB/s
-double int8_peak(double seconds);         // Gop/s of the kernels' own inner loop
+double int8_peak(double seconds);         // Gop/s of the kernels' own int8 instruction
+double float_peak(double seconds);        // Gop/s of float32 multiply-adds
 
 }  // namespace hermes3

@@ -2,7 +2,7 @@
 // compiled for each instruction set. Every sum runs in an order that depends on the row alone.
 //
 // The including file provides, in its anonymous namespace: struct V; load, load_f16, load_bf16, store, store_f16, set1, add, sub, mul, fma
-// (a * b + c, fused where the hardware is), max, round, exp2_int (2^n for integral n), first_lanes (value where lane < n, else other), kQueryTile.
+// (a * b + c, fused where the hardware is), max, round, exp2_int (2^n for integral n), first_lanes (value where lane < n, else other), kQueryTile, kBurnChains.
 
 inline float at(const V& v, int lane) {
   alignas(64) float lanes[16];
@@ -83,6 +83,15 @@ void activate(const RowJob& job) {
   }
 }
 
+// To 22 bits, downwards.
+inline float short_float(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  bits &= ~uint32_t(3);
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
 // Symmetric int8 by blocks of 32, scale max|x| / 127, round to nearest even. A block with a value that is not
 // finite gets the scale NaN, so that a broken row shows as NaN logits and not as plausible numbers.
 void quantize(const float* x, const RowJob& job) {
@@ -91,7 +100,7 @@ void quantize(const float* x, const RowJob& job) {
     const V magnitude = max(max(v[0], sub(set1(0.0f), v[0])), max(v[1], sub(set1(0.0f), v[1])));
     const float largest = max_lanes(magnitude);
     const float finite = sum_lanes(add(sub(v[0], v[0]), sub(v[1], v[1])));  // 0, or NaN
-    const float d = largest / 127.0f + finite;
+    const float d = short_float(largest / 127.0f) + finite;
     const float inverse = largest > 0 && finite == 0 ? 127.0f / largest : 0.0f;
     const size_t place = size_t(b) * size_t(job.n_tokens);
     int8_t* q = job.q + place * kBlock;
@@ -107,10 +116,16 @@ void quantize(const float* x, const RowJob& job) {
       }
       sums[half] = sum;
       job.s16[2 * place + size_t(half)] = d * float(sum);
+      job.start32[2 * place + size_t(half)] = kMagicBits - 32 * sum;
     }
+    const int sum = sums[0] + sums[1];
     job.d[place] = d;
-    job.sum[place] = sums[0] + sums[1];
-    job.s32[place] = d * float(sums[0] + sums[1]);
+    job.md[place] = -kMagic * d;
+    job.sum[place] = sum;
+    job.s32[place] = d * float(sum);
+    job.start8[place] = kMagicBits - 8 * sum;
+    job.start16[place] = kMagicBits - 16 * sum;
+    job.start128[place] = kMagicBits - 128 * sum;
   }
 }
 
@@ -320,4 +335,18 @@ void attend_all(const AttentionJob& job) {
 void attention(const AttentionJob& job) {
   if (job.cache.is_f16) attend_all<uint16_t>(job);
   else attend_all<float>(job);
+}
+
+double float_burn(long iterations) {
+  V sums[kBurnChains];
+  for (V& sum : sums) sum = set1(0.0f);
+  V a = set1(0.5f), b = set1(0.25f);
+  for (long i = 0; i < iterations; ++i) {
+    for (V& sum : sums) sum = fma(a, b, sum);
+  }
+  V total = sums[0];
+  for (int i = 1; i < kBurnChains; ++i) total = add(total, sums[i]);
+  volatile float sink = at(total, 0);
+  (void)sink;
+  return 2.0 * 16.0 * kBurnChains * double(iterations);
 }
