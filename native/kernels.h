@@ -54,14 +54,15 @@ struct Tile {
   const float* x;         // (n, k)
   const int8_t* q;        // (k / 32, n, 32), in [-127, 127]
   const float* d;         // (k / 32, n)
+  // Each table of kernels says which of these it needs for a format (Kernels::planes).
   const float* s32;       // (k / 32, n)     d * sum of q over the block
   const float* s16;       // (k / 32, n, 2)  d * sum of q over each half block
-  const int32_t* sum;     // (k / 32, n)     sum of q over the block
   const float* md;        // (k / 32, n)     -kMagic * d, exactly
   const int32_t* start8;  // (k / 32, n)     kMagicBits - 8 * sum;  likewise for 16, for 128, and by half block for 32
   const int32_t *start16, *start128;
   const int32_t* start32; // (k / 32, n, 2)
 };
+enum Plane : unsigned { kS32 = 1, kS16 = 2, kMd = 4, kStart8 = 8, kStart16 = 16, kStart128 = 32, kStart32 = 64 };
 
 // An int32 added to the bits of this float is added to its value, as long as the sum stays below 2^22 in magnitude: dot products that
 // start from the bits are floats without a conversion, and fma(that, d, -kMagic * d) is d * dot, rounded once. d has 22 bits, so that 3 d is exact.
@@ -79,10 +80,7 @@ struct RowJob {
   int n_tokens;           // of the tile; the following point at this row's place in block 0 of the tile
   int8_t* q;              // null where only the float form is wanted
   float* d;
-  float* s32;
-  float* s16;
-  int32_t* sum;
-  float* md;
+  float *s32, *s16, *md;  // null where no format of the call needs it
   int32_t *start8, *start16, *start128, *start32;
 };
 
@@ -120,6 +118,7 @@ using PanelProduct = void (*)(const uint8_t* panel, const Tile& tile, float* out
 
 struct Kernels {
   const char* name;
+  unsigned (*planes)(int type);   // which planes of a tile the product of this format reads
   void (*prepare_row)(const RowJob& job);
   // Rotates q (n_heads) and k in place by HF's half-split RoPE and writes k and v into one slot of the cache.
   void (*rope_store)(const LayerCache& cache, float* qkv, const float* cos, const float* sin, int slot, int n_heads);

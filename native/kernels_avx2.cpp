@@ -54,6 +54,30 @@ inline __m256 first8(__m256 a, int n, __m256 other) {
 }
 inline V first_lanes(const V& a, int n, const V& other) { return {first8(a.low, n, other.low), first8(a.high, n - 8, other.high)}; }
 
+inline float first(const V& v) { return _mm256_cvtss_f32(v.low); }
+inline float sum_lanes(const V& v) {
+  const __m256 by8 = _mm256_add_ps(v.low, v.high);
+  const __m128 by4 = _mm_add_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_add_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
+}
+inline float max_lanes(const V& v) {
+  const __m256 by8 = _mm256_max_ps(v.low, v.high);
+  const __m128 by4 = _mm_max_ps(_mm256_castps256_ps128(by8), _mm256_extractf128_ps(by8, 1));
+  const __m128 by2 = _mm_max_ps(by4, _mm_movehl_ps(by4, by4));
+  return _mm_cvtss_f32(_mm_max_ss(by2, _mm_movehdup_ps(by2)));
+}
+inline int put_codes(const V& rounded, int8_t* q) {
+  const __m256i low = _mm256_cvtps_epi32(rounded.low), high = _mm256_cvtps_epi32(rounded.high);
+  const __m128i words[2] = {_mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)),
+                            _mm_packs_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1))};
+  const __m128i codes = _mm_packs_epi16(words[0], words[1]);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), codes);
+  // Sums of 8 unsigned bytes each; 128 was added to all 16.
+  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(char(0x80))), _mm_setzero_si128());
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+}
+
 #include "ops.inl"
 
 // ---- quantized panels -------------------------------------------------------------------------------------------
@@ -302,10 +326,12 @@ double int8_burn(long iterations) {
   return 2.0 * 256.0 * double(iterations);
 }
 
+unsigned planes(int type) { return type == kQ8_0 ? 0u : type == kQ6_K ? unsigned(kS16) : unsigned(kS32); }
+
 }  // namespace
 
 const Kernels kernels_avx2 = {
-    "avx2", prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
+    "avx2", planes, prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
     product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn, float_burn,
 };
 

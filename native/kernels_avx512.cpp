@@ -6,7 +6,7 @@
 namespace hermes3 {
 namespace {
 
-constexpr int kQueryTile = 3;
+constexpr int kQueryTile = 8;    // 16 accumulators of scores: more than enough chains, and each key is converted for 8 rows
 constexpr int kBurnChains = 12;   // of float_burn: latency times ports
 
 struct V {
@@ -40,6 +40,32 @@ inline V exp2_int(const V& n) {
 inline V first_lanes(const V& a, int n, const V& other) {
   const __mmask16 mask = n >= 16 ? __mmask16(0xffff) : n <= 0 ? __mmask16(0) : __mmask16((1u << n) - 1);
   return {_mm512_mask_mov_ps(other.all, mask, a.all)};
+}
+
+inline float first(const V& v) { return _mm512_cvtss_f32(v.all); }
+// Lane i of the result is lane i + 8, i + 4, i + 2, i + 1 (within 16, 8, 4, 2 lanes) of v.
+inline __m512 by8(__m512 v) { return _mm512_shuffle_f32x4(v, v, 0x4e); }
+inline __m512 by4(__m512 v) { return _mm512_shuffle_f32x4(v, v, 0xb1); }
+inline __m512 by2(__m512 v) { return _mm512_permute_ps(v, 0x4e); }
+inline __m512 by1(__m512 v) { return _mm512_permute_ps(v, 0xb1); }
+inline float sum_lanes(const V& v) {
+  __m512 a = _mm512_add_ps(v.all, by8(v.all));
+  a = _mm512_add_ps(a, by4(a));
+  a = _mm512_add_ps(a, by2(a));
+  return _mm512_cvtss_f32(_mm512_add_ps(a, by1(a)));
+}
+inline float max_lanes(const V& v) {
+  __m512 a = _mm512_max_ps(v.all, by8(v.all));
+  a = _mm512_max_ps(a, by4(a));
+  a = _mm512_max_ps(a, by2(a));
+  return _mm512_cvtss_f32(_mm512_max_ps(a, by1(a)));
+}
+inline int put_codes(const V& rounded, int8_t* q) {
+  const __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rounded.all));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), codes);
+  // Sums of 8 unsigned bytes each; 128 was added to all 16.
+  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(char(0x80))), _mm_setzero_si128());
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
 }
 
 #include "ops.inl"
@@ -290,10 +316,20 @@ double int8_burn(long iterations) {
   return 2.0 * 64.0 * kChains * double(iterations);
 }
 
+unsigned planes(int type) {
+  switch (type) {
+    case kQ4_0: return kMd | kStart8;
+    case kQ5_0: return kMd | kStart16;
+    case kQ8_0: return kMd | kStart128;
+    case kQ6_K: return kMd | kStart32;
+    default: return kMd | kS32;
+  }
+}
+
 }  // namespace
 
 const Kernels kernels_avx512 = {
-    "avx512", prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
+    "avx512", planes, prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
     product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn, float_burn,
 };
 

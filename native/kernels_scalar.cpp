@@ -52,6 +52,28 @@ inline V exp2_int(const V& n) {
 }
 inline V first_lanes(const V& a, int n, const V& other) { return each([&](int i) { return i < n ? a.lane[i] : other.lane[i]; }); }
 
+inline float first(const V& v) { return v.lane[0]; }
+inline float sum_lanes(const V& v) {
+  V a = v;
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) a.lane[i] += a.lane[i + width];
+  }
+  return a.lane[0];
+}
+inline float max_lanes(const V& v) {
+  float largest = v.lane[0];
+  for (int i = 1; i < 16; ++i) largest = largest > v.lane[i] ? largest : v.lane[i];
+  return largest;
+}
+inline int put_codes(const V& rounded, int8_t* q) {
+  int sum = 0;
+  for (int i = 0; i < 16; ++i) {
+    q[i] = int8_t(int(rounded.lane[i]));
+    sum += q[i];
+  }
+  return sum;
+}
+
 #include "ops.inl"
 
 // One row's codes and scales of one record, as the formula of kernels.h has them: w = scale[half] * code + bias[half].
@@ -153,7 +175,10 @@ float record_dot(const Record& record, const Tile& tile, int t, int block) {
   const int8_t* q = tile.q + place * kBlock;
   int dots[2] = {0, 0};
   for (int c = 0; c < 32; ++c) dots[c / 16] += record.codes[c] * q[c];
-  if (kType != kQ6_K) return record.scale[0] * (float(dots[0] + dots[1]) * tile.d[place]) + record.bias[0] * tile.s32[place];
+  if (kType != kQ6_K) {
+    const float scaled = record.scale[0] * (float(dots[0] + dots[1]) * tile.d[place]);
+    return kType == kQ8_0 ? scaled : scaled + record.bias[0] * tile.s32[place];
+  }
   float sum = 0;
   for (int half = 0; half < 2; ++half) {
     sum += record.scale[half] * (float(dots[half]) * tile.d[place]) + record.bias[half] * tile.s16[2 * place + size_t(half)];
@@ -186,10 +211,12 @@ double int8_burn(long iterations) {
   return 2.0 * double(iterations);
 }
 
+unsigned planes(int type) { return type == kQ8_0 ? 0u : type == kQ6_K ? unsigned(kS16) : unsigned(kS32); }
+
 }  // namespace
 
 const Kernels kernels_scalar = {
-    "scalar", prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
+    "scalar", planes, prepare_row, rope_store, attention, float_product<float>, float_product<F16>, float_product<BF16>, product<kQ4_0>,
     product<kQ4_1>, product<kQ5_0>, product<kQ5_1>, product<kQ8_0>, product<kQ4_K>, product<kQ5_K>, product<kQ6_K>, int8_burn, float_burn,
 };
 

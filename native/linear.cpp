@@ -52,9 +52,9 @@ struct Scratch {
   std::vector<float> x;
   std::vector<int8_t> q;
   std::vector<float> floats;     // planes of Tile, each (n * k / 32) long: d, s32, md, s16 (two)
-  std::vector<int32_t> ints;     // sum, start8, start16, start128, start32 (two)
+  std::vector<int32_t> ints;     // start8, start16, start128, start32 (two)
 };
-constexpr int kFloatPlanes = 5, kIntPlanes = 6;
+constexpr int kFloatPlanes = 5, kIntPlanes = 5;
 
 template <class T>
 T* grown(std::vector<T>& v, size_t n) {
@@ -67,6 +67,7 @@ constexpr int kSerialFloats = 1 << 15;    // preparing fewer than this many valu
 // All of a call's rows, tile after tile.
 struct Prepared {
   const LinearJob& job;
+  unsigned planes;        // see Plane
   const float* x;
   int8_t* q;
   float* floats;
@@ -80,25 +81,27 @@ struct Prepared {
     to.n_tokens = std::min(kTile, job.n - tile * kTile);
     if (!q) return to;
     to.q = q + at * kBlock;
-    to.d = floats + at, to.s32 = floats + plane + at, to.md = floats + 2 * plane + at, to.s16 = floats + 3 * plane + 2 * at;
-    to.sum = ints + at, to.start8 = ints + plane + at, to.start16 = ints + 2 * plane + at, to.start128 = ints + 3 * plane + at;
-    to.start32 = ints + 4 * plane + 2 * at;
+    const auto where = [&](Plane which, auto* base, size_t i) { return planes & which ? base + i : nullptr; };
+    to.d = floats + at;
+    to.s32 = where(kS32, floats, plane + at), to.md = where(kMd, floats, 2 * plane + at), to.s16 = where(kS16, floats, 3 * plane + 2 * at);
+    to.start8 = where(kStart8, ints, at), to.start16 = where(kStart16, ints, plane + at), to.start128 = where(kStart128, ints, 2 * plane + at);
+    to.start32 = where(kStart32, ints, 3 * plane + 2 * at);
     return to;
   }
   Tile tile(int i) const {
     const RowJob at = place(i, 0);
-    return {at.n_tokens, job.k, x ? x + size_t(i) * kTile * size_t(job.k) : nullptr, at.q, at.d, at.s32, at.s16, at.sum, at.md,
+    return {at.n_tokens, job.k, x ? x + size_t(i) * kTile * size_t(job.k) : nullptr, at.q, at.d, at.s32, at.s16, at.md,
             at.start8, at.start16, at.start128, at.start32};
   }
 };
 
-Prepared prepare(const LinearJob& job, bool wants_float, bool wants_int8, Scratch& s) {
+Prepared prepare(const LinearJob& job, bool wants_float, bool wants_int8, unsigned planes, Scratch& s) {
   const size_t n = size_t(job.n), k = size_t(job.k), plane = n * (k / 32);
   const bool is_plain = !job.norm && !job.is_swiglu;
-  if (is_plain && !wants_int8) return {job, job.x, nullptr, nullptr, nullptr};
+  if (is_plain && !wants_int8) return {job, 0, job.x, nullptr, nullptr, nullptr};
   float* x = is_plain ? nullptr : grown(s.x, n * k);
   int8_t* q = wants_int8 ? grown(s.q, n * k) : nullptr;
-  const Prepared rows{job, !wants_float ? nullptr : is_plain ? job.x : x, q, grown(s.floats, kFloatPlanes * plane), grown(s.ints, kIntPlanes * plane)};
+  const Prepared rows{job, planes, !wants_float ? nullptr : is_plain ? job.x : x, q, grown(s.floats, kFloatPlanes * plane), grown(s.ints, kIntPlanes * plane)};
   const auto one_row = [&](int row, int) {
     const size_t t = size_t(row);
     RowJob to = rows.place(row / kTile, row % kTile);
@@ -110,7 +113,11 @@ Prepared prepare(const LinearJob& job, bool wants_float, bool wants_int8, Scratc
   if (n * k <= kSerialFloats) {
     for (int t = 0; t < job.n; ++t) one_row(t, 0);
   } else {
-    pool()->run(job.n, one_row);
+    // Neighbouring tokens share cache lines of the planes: 16 of them go to one thread.
+    const int chunk = job.n < 64 ? 1 : 16;
+    pool()->run((job.n + chunk - 1) / chunk, [&](int c, int thread) {
+      for (int t = c * chunk; t < std::min(job.n, (c + 1) * chunk); ++t) one_row(t, thread);
+    });
   }
   return rows;
 }
@@ -145,12 +152,14 @@ void linear(const std::vector<const Weight*>& weights, const LinearJob& job) {
   if (job.n == 0) return;
   thread_local Scratch scratch;
   bool wants_float = false, wants_int8 = false;
+  unsigned planes = 0;
   int n_panels = 0;
   for (const Weight* w : weights) {
     (w->is_float() ? wants_float : wants_int8) = true;
+    if (!w->is_float()) planes |= kernels().planes(w->type());
     n_panels += w->n_panels();
   }
-  const Prepared rows = prepare(job, wants_float, wants_int8, scratch);
+  const Prepared rows = prepare(job, wants_float, wants_int8, planes, scratch);
   const std::shared_ptr<Pool> threads = pool();
   // Few rows are bound by the weights' bytes: every thread streams one long run of panels, for what is asked for ahead of a run's end is
   // another thread's. The last quarter in small pieces evens the threads out. Many rows are bound by arithmetic, and only small pieces even.

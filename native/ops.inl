@@ -2,32 +2,9 @@
 // compiled for each instruction set. Every sum runs in an order that depends on the row alone.
 //
 // The including file provides, in its anonymous namespace: struct V; load, load_f16, load_bf16, store, store_f16, set1, add, sub, mul, fma
-// (a * b + c, fused where the hardware is), max, round, exp2_int (2^n for integral n), first_lanes (value where lane < n, else other), kQueryTile, kBurnChains.
-
-inline float at(const V& v, int lane) {
-  alignas(64) float lanes[16];
-  store(lanes, v);
-  return lanes[lane];
-}
-
-// Pairwise over the lanes: the same tree everywhere.
-inline float sum_lanes(const V& v) {
-  alignas(64) float a[16];
-  store(a, v);
-  for (int width = 8; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) a[i] += a[i + width];
-  }
-  return a[0];
-}
-
-inline float max_lanes(const V& v) {
-  alignas(64) float a[16];
-  store(a, v);
-  for (int width = 8; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) a[i] = a[i] > a[i + width] ? a[i] : a[i + width];
-  }
-  return a[0];
-}
+// (a * b + c, fused where the hardware is), max, round, exp2_int (2^n for integral n), first_lanes (value where lane < n, else other), first (lane 0),
+// sum_lanes (pairwise, 8 lanes apart, then 4, 2, 1: the same tree everywhere), max_lanes, put_codes (16 rounded values as int8; returns their sum),
+// kQueryTile, kBurnChains.
 
 // e^x by 2^n * e^r, |r| <= ln 2 / 2, and the degree-6 polynomial of Cephes' expf (error below 2 ulp); exp(0) is exactly 1.
 // Below -87 the result is 0 (e^-87 is the last normal number).
@@ -64,7 +41,7 @@ float rms_scale(const float* x, int k, float eps) {
 }
 
 float silu_one(float x) {
-  return at(silu(set1(x)), 0);
+  return first(silu(set1(x)));
 }
 
 void activate(const RowJob& job) {
@@ -92,6 +69,20 @@ inline float short_float(float x) {
   return x;
 }
 
+// What the products need of a block's sums (of its halves). Each plane is a cache line more for a token to touch.
+inline void put_sums(const RowJob& job, size_t place, float d, const int sums[2]) {
+  const int sum = sums[0] + sums[1];
+  if (job.md) job.md[place] = -kMagic * d;
+  if (job.s32) job.s32[place] = d * float(sum);
+  if (job.start8) job.start8[place] = kMagicBits - 8 * sum;
+  if (job.start16) job.start16[place] = kMagicBits - 16 * sum;
+  if (job.start128) job.start128[place] = kMagicBits - 128 * sum;
+  for (size_t half = 0; half < 2; ++half) {
+    if (job.s16) job.s16[2 * place + half] = d * float(sums[half]);
+    if (job.start32) job.start32[2 * place + half] = kMagicBits - 32 * sums[half];
+  }
+}
+
 // Symmetric int8 by blocks of 32, scale max|x| / 127, round to nearest even. A block with a value that is not
 // finite gets the scale NaN, so that a broken row shows as NaN logits and not as plausible numbers.
 void quantize(const float* x, const RowJob& job) {
@@ -106,26 +97,10 @@ void quantize(const float* x, const RowJob& job) {
     int8_t* q = job.q + place * kBlock;
     int sums[2];
     for (int half = 0; half < 2; ++half) {
-      alignas(64) float rounded[16];
-      store(rounded, round(mul(v[half], set1(inverse))));
-      int sum = 0;
-      for (int i = 0; i < 16; ++i) {
-        const int code = int(rounded[i]);
-        q[16 * half + i] = int8_t(code);
-        sum += code;
-      }
-      sums[half] = sum;
-      job.s16[2 * place + size_t(half)] = d * float(sum);
-      job.start32[2 * place + size_t(half)] = kMagicBits - 32 * sum;
+      sums[half] = put_codes(round(mul(v[half], set1(inverse))), q + 16 * half);
     }
-    const int sum = sums[0] + sums[1];
     job.d[place] = d;
-    job.md[place] = -kMagic * d;
-    job.sum[place] = sum;
-    job.s32[place] = d * float(sum);
-    job.start8[place] = kMagicBits - 8 * sum;
-    job.start16[place] = kMagicBits - 16 * sum;
-    job.start128[place] = kMagicBits - 128 * sum;
+    put_sums(job, place, d, sums);
   }
 }
 
@@ -265,7 +240,7 @@ inline float page_softmax(AttentionRow& row, V scores[2], int n_visible) {
   const V e0 = exp_of(sub(scores[0], set1(peak))), e1 = exp_of(sub(scores[1], set1(peak)));
   store(row.weights, e0);
   store(row.weights + 16, e1);
-  const float correction = row.peak == peak ? 1.0f : at(exp_of(set1(row.peak - peak)), 0);
+  const float correction = row.peak == peak ? 1.0f : first(exp_of(set1(row.peak - peak)));
   row.total = row.total * correction + sum_lanes(add(e0, e1));
   row.peak = peak;
   return correction;
@@ -312,6 +287,13 @@ void attend_tile(const AttentionJob& job, AttentionRow* rows) {
   }
 }
 
+// The tile of n rows, 1 <= n <= kRows.
+template <class T, int kRows>
+inline void attend_rows(const AttentionJob& job, AttentionRow* rows, int n) {
+  if (n == kRows) attend_tile<T, kRows>(job, rows);
+  else if constexpr (kRows > 1) attend_rows<T, kRows - 1>(job, rows, n);
+}
+
 template <class T>
 void attend_all(const AttentionJob& job) {
   AttentionRow rows[kQueryTile];
@@ -324,11 +306,7 @@ void attend_all(const AttentionJob& job) {
       rows[r].out = job.out + size_t(query) * job.out_stride + size_t(head * dim);
       rows[r].n_visible = job.first_position + query + 1;
     }
-    switch (n) {
-      case 1: attend_tile<T, 1>(job, rows); break;
-      case 2: attend_tile<T, 2>(job, rows); break;
-      default: attend_tile<T, 3>(job, rows);
-    }
+    attend_rows<T, kQueryTile>(job, rows, n);
   }
 }
 
@@ -346,7 +324,7 @@ double float_burn(long iterations) {
   }
   V total = sums[0];
   for (int i = 1; i < kBurnChains; ++i) total = add(total, sums[i]);
-  volatile float sink = at(total, 0);
+  volatile float sink = first(total);
   (void)sink;
   return 2.0 * 16.0 * kBurnChains * double(iterations);
 }

@@ -139,3 +139,34 @@ inline __m256i _mm512_cvtps_ph(const __m512& a, int) {
   for (int i = 0; i < 16; ++i) out.h[i] = model::float_to_half(a.f[i]);
   return out;
 }
+inline float _mm512_cvtss_f32(const __m512& a) { return a.f[0]; }
+inline __m512 _mm512_shuffle_f32x4(const __m512& a, const __m512& b, int control) {   // quarters of 4 lanes; two from a, two from b
+  return model::floats([&](int i) { return (i < 8 ? a : b).f[4 * (control >> (2 * (i / 4)) & 3) + i % 4]; });
+}
+inline __m512 _mm512_permute_ps(const __m512& a, int control) {                       // within each quarter
+  return model::floats([&](int i) { return a.f[i / 4 * 4 + (control >> (2 * (i % 4)) & 3)]; });
+}
+inline __m128i _mm512_cvtepi32_epi8(const __m512i& a) {
+  __m128i out;
+  for (int i = 0; i < 16; ++i) out.b[i] = uint8_t(model::lane<int32_t>(a, i));
+  return out;
+}
+inline void _mm_storeu_si128(__m128i* p, const __m128i& v) { std::memcpy(p, &v, 16); }
+inline __m128i _mm_set1_epi8(char x) { __m128i v; std::memset(&v, x, 16); return v; }
+inline __m128i _mm_setzero_si128() { return _mm_set1_epi8(0); }
+inline __m128i _mm_xor_si128(const __m128i& a, const __m128i& b) {
+  __m128i out;
+  for (int i = 0; i < 16; ++i) out.b[i] = a.b[i] ^ b.b[i];
+  return out;
+}
+inline __m128i _mm_sad_epu8(const __m128i& a, const __m128i& b) {
+  __m128i out = _mm_setzero_si128();
+  for (int half = 0; half < 2; ++half) {
+    uint16_t sum = 0;
+    for (int i = 8 * half; i < 8 * half + 8; ++i) sum = uint16_t(sum + (a.b[i] > b.b[i] ? a.b[i] - b.b[i] : b.b[i] - a.b[i]));
+    std::memcpy(out.b + 8 * half, &sum, 2);
+  }
+  return out;
+}
+inline int _mm_cvtsi128_si32(const __m128i& a) { int v; std::memcpy(&v, a.b, 4); return v; }
+inline int _mm_extract_epi16(const __m128i& a, int i) { uint16_t v; std::memcpy(&v, a.b + 2 * i, 2); return v; }
