@@ -2,9 +2,9 @@
 
     python -m bench.kernels [--types Q4_0,Q4_K] [--tokens 1,8,512]
 
-A product's ceiling is the larger of two times: its weights' bytes at the read bandwidth, its operations at the
-int8 rate (float weights: the float rate), all three measured in the same run on the same threads. The matrices
-of a product are many copies, larger together than the caches, as a model's layers are.
+A product's ceiling is the larger of two times: its weights' bytes at the read bandwidth, its operations at
+the int8 rate (float weights: the float rate), all three measured in the same run on the same threads. The
+matrices of a product are many copies, larger together than the caches, as a model's layers are.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def products(type: GGMLType, tokens: list[int], ceiling: Ceiling, seconds: float
 
 
 def attention(n: int, n_past: int, dtype: str, ceiling: Ceiling, seconds: float) -> None:
-    """n tokens of one sequence after n_past others: its bytes are the pages, its operations those of q k and p v."""
+    """n tokens of one sequence after n_past others; bytes of its pages, operations of q k and p v."""
     n_pages, layers = -(-(n_past + n) // _native.PAGE), 4
     cache = _native.KVCache(layers, n_pages, KV_HEADS, HEAD_DIM, dtype)
     total = n_past + n
@@ -129,7 +129,8 @@ def main() -> None:
     given = parser.parse_args()
     at, limits = Machine.this(), Limits.now(given.threads)
     ceiling = Ceiling(limits.read_gb_s, limits.int8_gop_s, _native.float_peak(0.5))
-    print(f"{at.cpu} ({at.model}), {at.instruction_set}, {given.threads} threads, load {limits.load}: {ceiling}")
+    print(f"{at.cpu} ({at.model}), {at.instruction_set}, {given.threads} threads, load {limits.load}")
+    print(ceiling)
     tokens = [int(n) for n in given.tokens.split(",")]
     for name in given.types.split(","):
         if name != "none":
