@@ -269,10 +269,10 @@ DEEP = {"type": "object", "properties": {"a": {"type": "array", "items": {"forma
         ({"grammar": {"regex": "(a"}}, "grammar", "unclosed group"),
         ({"grammar": {"regex": "a"}, "tools": TOOLS}, "grammar", "tools"),
         ({"grammar": {"regex": "a"}, "response_format": FORMAT}, "grammar", "response_format"),
-        ({"tools": [now, Tool("f", None, DEEP)]}, "tools[1].function.parameters",
+        ({"tools": [now, Tool("f", None, DEEP)]}, "tools[1].function.parameters.properties.a.items",
          "Unknown format: none-such (at /properties/a/items)"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}}},
-         "response_format", "/properties/a/items"),
+         "response_format.json_schema.schema.properties.a.items", "/properties/a/items"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(options, param: str, said: str) -> None:

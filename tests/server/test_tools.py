@@ -292,10 +292,13 @@ for _ in range(40):
 @pytest.mark.parametrize(
     ("more", "param", "said"),
     [
-        ({"guided_json": DEEP}, "guided_json", "Unknown format: none-such"),
-        ({"json_schema": DEEP}, "json_schema", "Unknown format: none-such"),
-        ({"structured_outputs": {"json": DEEP}}, "structured_outputs.json", "Unknown format: none-such"),
-        ({"response_format": {"type": "json_object", "schema": DEEP}}, "response_format.schema", "none-such"),
+        ({"guided_json": DEEP}, "guided_json.properties.a.items", "Unknown format: none-such"),
+        ({"json_schema": DEEP}, "json_schema.properties.a.items", "Unknown format: none-such"),
+        ({"structured_outputs": {"json": DEEP}}, "structured_outputs.json.properties.a.items", "none-such"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}}},
+         "response_format.json_schema.schema.properties.a.items", "none-such"),
+        ({"response_format": {"type": "json_object", "schema": DEEP}},
+         "response_format.schema.properties.a.items", "none-such"),
         ({"guided_json": "{"}, "guided_json", "not JSON"),
         ({"guided_json": "[]"}, "guided_json", "object"),
         ({"guided_regex": "(a"}, "guided_regex", "unclosed group"),

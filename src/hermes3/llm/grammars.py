@@ -93,13 +93,15 @@ def _fault(vocabulary: GrammarVocabulary, form: Form) -> RequestError | None:
         if tool in form.callable
     ]
     if form.schema is not None:
-        schemas.append(("response_format", form.schema))
+        name = "response_format" if form.kind else "response_format.json_schema.schema"
+        schemas.append((name, form.schema))
     for param, schema in schemas:
         words = vocabulary.objection("json_schema", json.dumps(schema))
         if words is not None:
             path = _path(vocabulary, schema, words)
             where = f" (at {path})" if path else ""
-            return RequestError(f"{param} cannot be compiled: {words}{where}", param=param)
+            at_fault = param + path.replace("/", ".")
+            return RequestError(f"{param} cannot be compiled: {words}{where}", param=at_fault)
     return None
 
 
