@@ -14,8 +14,8 @@ import pytest
 from tests.cli.program import ROOT, hermes3
 
 COMMANDS = ["chat", "call", "json", "pull", "serve", "batch", "convert", "quantize", "compare", "eval",
-            "card", "bench", "doctor", "data"]  # fmt: skip
-GROUPS = {"data": ["check", "show", "synth"]}
+            "card", "bench", "doctor", "data", "train"]  # fmt: skip
+GROUPS = {"data": ["check", "show", "synth"], "train": ["sft", "dpo", "plan", "teacher", "recipe"]}
 LEAVES = [f"{name} {part}".strip() for name in COMMANDS for part in GROUPS.get(name, [""])]
 HEAVY = {"torch", "numpy", "rich", "prompt_toolkit", "tokenizers", "huggingface_hub", "fastapi", "jinja2",
          "hermes3._native", "hermes3.engine"}  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from hermes3.train.examples import Example, Pair
 from hermes3.train.model import Llama
@@ -50,8 +50,9 @@ def folder(path: Path, config: ModelConfig = CONFIG) -> Path:
     """A Hugging Face folder with a tokenizer of letters and ChatML's two tokens."""
     hf_model(config).save_pretrained(path)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: config.vocab_size - 3]
-    backend = Tokenizer(models.BPE({letter: i + 3 for i, letter in enumerate(alphabet)}, []))
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     backend.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))

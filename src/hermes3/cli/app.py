@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hermes3.cli import asking, data, options
+from hermes3.cli import asking, data, options, train
 from hermes3.cli.failure import ERROR, exit_codes
 
 HELP = """Talk to a Hermes-format model on this machine's CPU.
@@ -27,6 +27,7 @@ Examples:
   hermes3 compare a.gguf b.gguf --text wiki.txt     what was lost from one model to the other
   hermes3 eval 3b                                   the card's benchmarks
   hermes3 data check train.jsonl                    training data: what is wrong, what is there
+  hermes3 train sft smol-cpu                        fine-tune a model by a recipe; dpo for preferences
   hermes3 card ./my-finetune                        a model card with all that was measured
   hermes3 bench --model smol                        tokens per second on this machine
   hermes3 doctor                                    what is here, what is wrong, what mends it
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data.app, name="data")
+app.add_typer(train.app, name="train")
 
 
 def _version(is_wanted: bool) -> None:

@@ -28,12 +28,14 @@ def weighted_nll(states: Tensor, head: Tensor, targets: Tensor, weights: Tensor)
     Args:
         states: (m, hidden), those that predict the targets.
         head: (vocab, hidden).
-        targets: int64 (m,).
-        weights: float32 (m,).
+        targets: int64 (m,), or (m, k) for several at each place, as a teacher's likeliest tokens.
+        weights: float32, of the targets' shape.
 
     Returns:
         float32 scalar.
     """
+    if targets.ndim == 1:
+        targets, weights = targets[:, None], weights[:, None]
     return _WeightedNLL.apply(*_cast(states, head), targets, weights)
 
 
@@ -80,13 +82,13 @@ class _WeightedNLL(torch.autograd.Function):
         size = chunk_rows(head.shape[0])
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
-            x, at, weight = states[part], targets[part, None], weights[part, None]
+            x, at, weight = states[part], targets[part], weights[part]
             logits = (x @ head.T).float()
             lse = logits.logsumexp(1, keepdim=True)
             total += (weight * (lse - logits.gather(1, at))).sum()
             if grad_states is None and grad_head is None:
                 continue
-            delta = logits.sub_(lse).exp_().scatter_add_(1, at, torch.full_like(lse, -1.0)).mul_(weight)
+            delta = logits.sub_(lse).exp_().mul_(weight.sum(1, keepdim=True)).scatter_add_(1, at, -weight)
             delta = delta.to(head.dtype)
             if grad_states is not None:
                 torch.mm(delta, head, out=grad_states[part])

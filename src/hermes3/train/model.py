@@ -43,9 +43,26 @@ class Batch:
         return cls(ids, positions, row.pieces, predictors, targets, weights, owners, row.n_documents)
 
 
+class Memory:
+    """Keys and values of the tokens before, for an answer that is made token after token."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    def with_past(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """New keys and values, (n, n_kv_heads, head_dim), and behind them those of all tokens before."""
+        if self._held is None:
+            self._held = k, v
+            return self._held
+        old_k, old_v = self._held
+        self._held = torch.cat([old_k, k]), torch.cat([old_v, v])
+        return torch.cat([k, old_k]), torch.cat([v, old_v])
+
+
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.memory: Memory | None = None
         self.head_dim = config.head_dim
         n_queries = config.num_attention_heads * config.head_dim
         n_keys = config.num_key_value_heads * config.head_dim
@@ -59,6 +76,8 @@ class Attention(nn.Module):
         q = _rotate(self.q_proj(x).view(n, -1, self.head_dim), cos, sin)  # (n, n_heads, head_dim)
         k = _rotate(self.k_proj(x).view(n, -1, self.head_dim), cos, sin)  # (n, n_kv_heads, head_dim)
         v = self.v_proj(x).view(n, -1, self.head_dim)
+        if self.memory is not None:
+            k, v = self.memory.with_past(k, v)
         attend = _attend_flash if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) else _attend_each
         return self.o_proj(attend(q, k, v, pieces).reshape(n, -1))
 

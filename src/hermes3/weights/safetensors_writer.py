@@ -48,7 +48,7 @@ def write_shards(folder: Path, tensors: Sequence[StoredSource], shard_bytes: int
     if len(shards) == 1:
         names = ["model.safetensors"]
     for name, shard in zip(names, shards, strict=True):
-        _write(folder / name, shard)
+        write_file(folder / name, shard)
     if len(shards) > 1:
         total = sum(tensor.n_bytes for tensor in tensors)
         where = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
@@ -68,7 +68,8 @@ def _shards(tensors: Sequence[StoredSource], most: int) -> list[list[StoredSourc
     return shards
 
 
-def _write(path: Path, tensors: Sequence[StoredSource]) -> None:
+def write_file(path: Path, tensors: Sequence[StoredSource]) -> None:
+    """Writes one file of these tensors; raises as ``write_shards``."""
     rows: dict[str, object] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
     offset = 0
     for tensor in tensors:
