@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import openai
 import pytest
 
@@ -92,3 +94,24 @@ def test_concurrent_clients_get_the_text_they_get_alone(address: str) -> None:
     alone, together = asyncio.run(everybody())
     assert together == alone
     assert len(set(alone)) > 1
+
+
+def test_a_model_that_never_saw_a_tool_calls_it_soundly(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"unit": {"enum": ["celsius", "fahrenheit"]}, "days": {"type": "integer"}},
+        "required": ["unit", "days"],
+    }
+    tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    for seed in range(3):
+        given = {
+            "model": "smol", "messages": PARIS, "tools": [tool], "tool_choice": "required", "temperature": 1,
+            "seed": seed, "parallel_tool_calls": False, "max_tokens": 200,
+        }  # fmt: skip
+        choice = client.chat.completions.create(**given).choices[0]
+        (call,) = choice.message.tool_calls
+        assert choice.finish_reason == "tool_calls"
+        jsonschema.validate(json.loads(call.function.arguments), schema)
+        with client.chat.completions.stream(**given) as stream:
+            (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+        assert streamed.function.arguments == call.function.arguments
