@@ -93,14 +93,14 @@ def test_all_gold_calls(judge: Judge, shared_data: Path, name: str, order: CallO
 @pytest.mark.parametrize("order", ["name", "arguments"])
 @pytest.mark.parametrize("name", SETS)
 def test_some_gold_calls(judge: Judge, shared_data: Path, name: str, order: CallOrder) -> None:
-    seen, _ = run(judge, shared_data / "bfcl", name, order, 20)
-    assert seen[0] >= SETS[name] // 20
+    seen, _ = run(judge, shared_data / "bfcl", name, order, 40)
+    assert seen[0] >= SETS[name] // 40
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_gold_answers_in_the_models_tokens(judge: Judge, shared_data: Path, name: str) -> None:
     """Several calls in one answer, each token looked up in the mask."""
-    for _, tools, calls in gold(shared_data / "bfcl", name)[::20]:
+    for _, tools, calls in gold(shared_data / "bfcl", name)[::40]:
         text = "".join(t for t, _ in call_text([ordered(call, tools) for call in calls], "name", "calls"))
         assert judge.follows(judge.compiled(tools=tools, tool_choice="required"), text)
         assert judge.follows(judge.compiled(tools=tools), "Let me see.\n" + text)
