@@ -119,6 +119,9 @@ class FakeEngine:
         self.running.append(sequence)
         return sequence
 
+    def n_known(self, ids: list[int]) -> int:
+        return 0
+
     def cancel(self, sequence: FakeSequence) -> None:
         sequence.is_cancelled = True
 

@@ -182,6 +182,10 @@ class Engine:
         if self._prefixes is not None:
             self._prefixes.recall(ids)
 
+    def n_known(self, ids: Ids[int]) -> int:
+        """How many of a prompt's ids need not be computed, were it to come now; for any thread."""
+        return self._scheduler.n_known(ids)
+
     def settle(self) -> None:
         """Waits until the beginnings that are being written to disk are there."""
         if self._prefixes is not None:

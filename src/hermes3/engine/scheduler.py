@@ -212,6 +212,16 @@ class Scheduler:
             n_full, number, link = n_full + 1, found[1], None
         return np.array(pages, np.int32), number, link
 
+    def n_known(self, ids: Ordered[int]) -> int:
+        """How many of a prompt's ids need not be computed, were it to come now."""
+        size, number, n_full = self.allocator.page_size, 0, 0
+        while (n_full + 1) * size < len(ids):
+            found = self.allocator.find(Link.of(number, ids[n_full * size : (n_full + 1) * size]))
+            if found is None:
+                break
+            n_full, number = n_full + 1, found[1]
+        return n_full * size
+
     def _skip(self, prompt: Sequence, n_pages: int, number: int) -> None:
         size = self.allocator.page_size
         prompt.prefix = prompt.prefix[0] + n_pages, number

@@ -336,6 +336,10 @@ class LLM:
         """
         return self._rendered(messages, form_of(asked))
 
+    def cached_tokens(self, prepared: Prepared) -> int:
+        """Tokens of a prompt that would come from earlier ones, were it started now."""
+        return self._worker.n_known(prepared.ids)
+
     def encode_chat(self, messages: Conversation, **asked: Unpack[Answering]) -> list[int]:
         """Token ids of a conversation, up to where the assistant's answer begins.
 

@@ -93,6 +93,12 @@ class Worker:
         if engine is not None:
             engine.recall(ids)
 
+    def n_known(self, ids: list[int]) -> int:
+        """See ``Engine.n_known``; 0 where the engine has stopped."""
+        with self._lock:
+            engine = None if self.failure is not None else self._engine
+        return 0 if engine is None else engine.n_known(ids)
+
     def cancel(self, key: int) -> None:
         """End an answer, unless it has ended, before the next step; its last delta says ``cancelled``."""
         self._inbox.put(key)

@@ -75,6 +75,7 @@ def create_app(
     guard = Depends(_key_check(keys))
     v1 = APIRouter(prefix="/v1", dependencies=[guard])
     v1.add_api_route("/chat/completions", routes.chat, methods=["POST"], response_model=None)
+    v1.add_api_route("/explain", routes.explain, methods=["POST"], response_model=None)
     v1.add_api_route("/completions", routes.completions, methods=["POST"], response_model=None)
     responses = Responses(llm, desk, routes)
     v1.add_api_route("/responses", responses.create, methods=["POST"], response_model=None)

@@ -20,6 +20,7 @@ from hermes3.server.metrics import Metrics
 FULL_CONTEXTS = 64  # of tokens in work or waiting, where no limit is given
 FIRST_GUESS = 20.0  # tokens per second, before anything was measured
 MAX_RETRY_S = 600
+MEASURED = 16  # tokens of a prompt or an answer from which its speed is taken
 LOOK_S = 0.5  # seconds between two looks at the engine
 
 _log = logging.getLogger("hermes3.server")
@@ -38,6 +39,7 @@ class Desk:
         self._metrics = metrics
         self._tokens: dict[int, int] = {}  # what each answer in work may come to, by its stream's id()
         self._rate = FIRST_GUESS
+        self._speeds: dict[str, float] = {}  # tokens per second
         self._abandoned = False
         self.limits = limits
         self.is_draining = False
@@ -123,9 +125,37 @@ class Desk:
             self._tokens.pop(key, None)
             if "tokens" in self._allowances and last is not None and last.usage is not None:
                 self._allowances["tokens"].take(name, last.usage.total_tokens - cost)
+            if last is not None:
+                self._measure(last)
             self._metrics.ended(last)
 
         stream.on_end = leave
+
+    def _measure(self, last: Delta) -> None:
+        """Speeds of an answer that ended, as a client saw them: its prompt's and its own."""
+        usage, timings = last.usage, last.timings
+        if usage is None or timings is None:
+            return
+        n_new = usage.prompt_tokens - usage.cached_tokens
+        for name, n, seconds in (
+            ("prefill", n_new, timings.prefill_s),
+            ("decode", usage.completion_tokens - 1, timings.decode_s),
+        ):
+            if n >= MEASURED and seconds > 0:
+                before = self._speeds.get(name, n / seconds)
+                self._speeds[name] = before + 0.2 * (n / seconds - before)
+
+    def seconds_for(self, n_prefill: int, n_decode: int) -> dict[str, float | None]:
+        """How long they would take at the speeds of the last answers; None where nothing was measured yet.
+
+        ``waiting`` is for what is ahead in the queue where no place is free.
+        """
+        load = self._llm.load()
+        ahead = sum(self._tokens.values()) if load.n_waiting else 0
+        seconds: dict[str, float | None] = {"waiting": ahead / max(self._rate, 0.1)}
+        for name, n in (("prefill", n_prefill), ("decode", n_decode)):
+            seconds[name] = n / self._speeds[name] if name in self._speeds else None
+        return seconds
 
     def trouble(self) -> str | None:
         """Why the server is not ready, in a sentence, or None where it is."""

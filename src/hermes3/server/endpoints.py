@@ -104,6 +104,29 @@ class Endpoints:
             body["metadata"] = request.metadata
         return JSONResponse(body)
 
+    async def explain(self, http: Request) -> Response:
+        """What a chat's request would come to, without an answer: prompt, tokens, grammar, time."""
+        request = ChatRequest.model_validate_json(await read_body(http, self._desk))
+        self.check_model(request.model)
+        start = time.perf_counter()
+        prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
+        seconds, n_cached = time.perf_counter() - start, self._llm.cached_tokens(prepared)
+        bound = self._bounded(request.sampling(0), prepared.ids)["max_tokens"] or 0
+        text = prepared.form.grammar
+        body: Body = {
+            "object": "explanation",
+            "model": self._name,
+            "prompt": self._llm.tokenizer.decode(prepared.ids),
+            "prompt_tokens": len(prepared.ids),
+            "cached_tokens": n_cached,
+            "max_tokens": bound,
+            "context": self._llm.n_ctx,
+            "prepare_s": seconds,
+            "grammar": None if text is None else {"kind": text.kind, "of": text.param, "text": text.text},
+            "estimated_s": self._desk.seconds_for(len(prepared.ids) - n_cached, bound),
+        }
+        return JSONResponse(body)
+
     async def completions(self, http: Request) -> Response:
         request = CompletionRequest.model_validate_json(await read_body(http, self._desk))
         self.check_model(request.model)
