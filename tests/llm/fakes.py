@@ -76,6 +76,7 @@ class FakeSequence:
     matcher: Matcher | None = None
     n_done: int = 0
     n_cached: int = 0
+    n_forced: int = 0
     is_cancelled: bool = False
 
 

@@ -82,6 +82,8 @@ class Model:
                     return
                 elif "error" in piece:
                     yield f"data: {json.dumps(piece)}\n\n"
+                elif "broken_tool_calls" in piece:
+                    yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {}, **piece}]})}\n\n"
                 else:
                     has_calls = has_calls or "tool_calls" in piece
                     yield self._event(piece)

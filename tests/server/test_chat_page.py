@@ -7,6 +7,7 @@ import json
 import pytest
 from playwright.sync_api import Browser, expect
 
+from hermes3.engine.sampling import SamplingParams
 from hermes3.server.app import create_app
 from tests.llm.fakes import fake_llm, saying
 from tests.server.browser import Visit, visiting
@@ -14,6 +15,7 @@ from tests.server.live import live
 from tests.server.scripted import CUT, HOLD, Model, calls, refuses, says
 
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+ASKED = "What is the weather in Paris?"
 USER, TURN = ".user .said", ".turn:not(.user)"
 
 
@@ -122,6 +124,14 @@ def test_a_call_that_was_cut_off_is_not_made(visit: Visit, model: Model) -> None
     assert [each["role"] for each in model.requests[1]["messages"]] == ["user", "user"]
 
 
+def test_calls_that_cannot_be_made_are_told(visit: Visit, model: Model) -> None:
+    broken = {"index": None, "error": "no function is named", "raw": "<tool_call>{}</tool_call>"}
+    model.answers = [[*says("So: "), {"broken_tool_calls": [broken]}]]
+    visit.send("Weather?")
+    expect(visit.page.locator(".trouble")).to_contain_text("A call cannot be made: no function is named")
+    expect(visit.page.locator(".trouble")).to_contain_text("<tool_call>{}</tool_call>")
+
+
 def test_json_is_judged_while_it_comes(visit: Visit, model: Model) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     model.answers = [[*says('{"n"', ": 1"), HOLD, *says("2}")], says('{"n": "x"}'), [*says('{"n": 1'), CUT]]
@@ -146,8 +156,9 @@ def test_json_is_judged_while_it_comes(visit: Visit, model: Model) -> None:
 
 def test_settings_are_sent_as_they_are_and_wrong_ones_are_not(visit: Visit, model: Model) -> None:
     given = {"temperature": "0.25", "max_tokens": "40", "seed": "7", "min_p": "0.05", "stop": "END\n###"}
-    model.answers = [says("Aye.")]
+    model.answers = [[{"reasoning_content": "Hm."}, *says("Aye.")]]
     set_field(visit, "system", "Be brief.")
+    visit.page.check("[name=reasoning]")
     for name, value in {**given, "top_k": "3.5"}.items():
         set_field(visit, name, value)
     visit.send("Hi")
@@ -156,7 +167,9 @@ def test_settings_are_sent_as_they_are_and_wrong_ones_are_not(visit: Visit, mode
     set_field(visit, "top_k", "")
     visit.send("Hi")
     expect(visit.page.locator(TURN)).to_contain_text("Aye.")
+    expect(visit.page.locator(".thoughts div")).to_have_text("Hm.")
     (asked,) = model.requests
+    assert asked["reasoning"] is True
     assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
     sent = {name: asked[name] for name in given}
     assert sent == {
@@ -303,3 +316,27 @@ def test_with_the_real_routes_and_a_key(browser: Browser) -> None:
         assert "Hello" in kept
         assert "secret" not in kept
     assert engine.n_running == 0
+
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+def test_a_call_over_the_real_routes(browser: Browser) -> None:
+    def script(ids: list[int], params: SamplingParams) -> list[int]:
+        has_result = b"<tool_response>" in bytes(i for i in ids if i < 256)
+        return list((f"{ASKED}: rain." if has_result else CALL).encode())
+
+    llm, _ = fake_llm(script, n_ctx=8000)
+    with llm, live(create_app(llm)) as address, visiting(browser, address) as visit:
+        set_field(visit, "tools", json.dumps(TOOLS))
+        visit.send(ASKED)
+        page = visit.page
+        expect(page.locator(".call")).to_contain_text('{\n  "city": "Paris"\n}')
+        page.fill(".result textarea", '{"rain": true}')
+        page.click("text=Approve and answer")
+        expect(page.locator(".turn:last-child .md")).to_have_text(f"{ASKED}: rain.")
+        page.keyboard.press("Alt+m")
+        rendered = page.locator("#chatml")
+        for part in ("<tools>", '"name": "get_weather"', CALL.partition("\n")[0], "<tool_response>"):
+            expect(rendered).to_contain_text(part)
+        assert visit.complaints == []

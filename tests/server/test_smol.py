@@ -45,6 +45,20 @@ def test_chat_streamed_and_not(client: openai.OpenAI) -> None:
     assert last.usage == plain.usage
 
 
+def test_forced_tokens_are_counted(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"the_answer_to_it": {"enum": ["Paris", "Rome"]}}}
+    schema |= {"required": ["the_answer_to_it"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    answer = client.chat.completions.create(
+        model="smol", messages=PARIS, temperature=0, response_format=form
+    )
+    n_forced = answer.model_extra["timings"]["forced_tokens"]
+    assert json.loads(answer.choices[0].message.content) == {"the_answer_to_it": "Paris"}
+    assert 4 < n_forced < answer.usage.completion_tokens  # all but the choice of a town
+    free = client.chat.completions.create(model="smol", messages=PARIS, max_tokens=5)
+    assert free.model_extra["timings"]["forced_tokens"] == 0
+
+
 def test_completions(client: openai.OpenAI) -> None:
     answer = client.completions.create(
         model="smol", prompt=["The capital of France is", "Two plus two is"], temperature=0, logprobs=2

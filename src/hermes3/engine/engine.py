@@ -370,6 +370,7 @@ class Engine:
         if matcher is not None and matcher.forced:
             token = matcher.forced[0]
             logprob = sampler.logprob(row, token)
+            sequence.n_forced += 1
         else:
             token, logprob = sampler.sample(row, None if matcher is None else matcher.mask())
         if matcher is not None:
@@ -389,6 +390,7 @@ class Engine:
         while reason is None and (forced := matcher.take_forced(self._room(sequence))):
             reason = self._take(sequence, forced)
             self.counters.n_forced += len(forced)
+            sequence.n_forced += len(forced)
         return reason
 
     def _take(

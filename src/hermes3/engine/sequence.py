@@ -29,6 +29,7 @@ class Sequence:
         n_prefix: of the prompt's ids, those that are to be kept on disk when they are computed.
         n_told: how many ids of the answer have been given out.
         n_cached: how many of the prompt's had them there already when it was (last) admitted.
+        n_forced: how many of the answer's a grammar left no choice about.
         prefix: (full pages that are remembered by what they hold, the number of the prefix they make).
         pages: the cache's pages that hold them, int32, in order of position.
         logprobs: one for each id of the answer where the parameters ask for them, else empty.
@@ -48,6 +49,7 @@ class Sequence:
         self.n_prefix = 0
         self.n_told = 0
         self.n_cached = 0
+        self.n_forced = 0
         self.prefix = (0, 0)
         self.pages: Pages = np.empty(0, np.int32)
         self.params = params

@@ -39,11 +39,13 @@ class Usage:
 
     Attributes:
         cached_tokens: of the prompt, those taken from earlier requests that began alike.
+        forced_tokens: of the answer, those that a grammar left no choice about.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    forced_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -51,7 +51,7 @@ class Request:
         self._reader = reader
         self._sink = sink
         self._text = AnswerText(vocabulary.stream_decoder(), stops)
-        self._n_tokens = self._n_cached = 0
+        self._n_tokens = self._n_cached = self._n_forced = 0
         self._submitted = time.perf_counter()
         self._first: float | None = None
 
@@ -64,6 +64,7 @@ class Request:
         if output.finish_reason == "error":
             return self.failed(output.error or Hermes3Error("the engine gave this answer up"))
         self._n_cached = output.sequence.n_cached
+        self._n_forced = output.sequence.n_forced
         now = time.perf_counter()
         if output.ids and self._first is None:
             self._first = now
@@ -94,7 +95,7 @@ class Request:
         read = self._reader.read(shown + self._text.flush(), is_last=True)
         if finish_reason == "stop" and self._reader.n_calls:
             finish_reason = "tool_calls"
-        usage = Usage(self._n_prompt, self._n_tokens, self._n_cached)
+        usage = Usage(self._n_prompt, self._n_tokens, self._n_cached, self._n_forced)
         timings = Timings.measured(usage, self._submitted, self._first, now)
         self._give(
             Delta(
