@@ -24,6 +24,7 @@ def weather(city: str) -> dict:
 
 
 CALLS = "\n".join(calling("weather", city=city) for city in ("Bern", "Nowhere", "Bergen"))
+CALLS = CALLS.replace('{"city": "Bern"}', '{"city" :"Bern" }')  # as the model wrote it, so it is replayed
 
 
 def recorded() -> tuple[Trace, list[object]]:

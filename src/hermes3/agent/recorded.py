@@ -110,4 +110,5 @@ def _answer(record: Record) -> Answer:
 
 
 def _call(raw: Mapping[str, Any]) -> ToolCall:
-    return ToolCall(raw["function"]["name"], read_json(raw["function"]["arguments"]), raw["id"])
+    written = raw["function"]["arguments"]
+    return ToolCall(raw["function"]["name"], read_json(written), raw["id"], written)
