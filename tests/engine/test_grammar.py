@@ -261,6 +261,32 @@ def test_an_id_outside_the_grammar_is_an_error(vocabulary) -> None:
         vocabulary.compile("regex", "a*").matcher().accept(ord("b"))
 
 
+class Exhausted:
+    """A matcher that takes no more ids, though the grammar would."""
+
+    def __init__(self, matcher) -> None:
+        self.matcher = matcher
+
+    def consume_token(self, token: int) -> bool:
+        return False
+
+    def get_error(self) -> str:
+        return "ParserTooComplex"
+
+    def __getattr__(self, name: str):
+        return getattr(self.matcher, name)
+
+
+def test_a_forced_id_that_is_not_taken_is_the_grammars_fault(vocabulary) -> None:
+    matcher = after(vocabulary, "regex", "[xy]abc[xy]", b"x")
+    assert matcher.forced == list(b"abc")
+    matcher._matcher = Exhausted(matcher._matcher)
+    with pytest.raises(Hermes3Error, match="does not allow id 120"):  # the last mask's, not this one's
+        matcher.accept(ord("x"))
+    with pytest.raises(RequestError, match="too complex: ParserTooComplex"):
+        matcher.accept(ord("a"))
+
+
 def test_no_grammar_beside_ignore_eos(model, vocabulary) -> None:
     with pytest.raises(RequestError) as caught:
         Engine(model).add([1], SamplingParams(ignore_eos=True), vocabulary.compile("regex", "a").matcher())

@@ -11,7 +11,7 @@ from pathlib import Path
 from hermes3.engine.engine import Counters, StepOutput
 from hermes3.engine.grammar import Mask, Matcher
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
-from hermes3.errors import Hermes3Error
+from hermes3.errors import Hermes3Error, RequestError
 from hermes3.llm import LLM, Parts
 from hermes3.prompt.chatml import Template
 
@@ -147,6 +147,13 @@ class FakeEngine:
         if sequence.left[:1] == [BROKEN]:
             self.running.remove(sequence)
             return StepOutput(sequence, finish_reason="error", error=Hermes3Error("logits are not finite"))
+        try:
+            return self.advance_by_some(sequence)
+        except RequestError as error:  # a grammar that gave up
+            self.running.remove(sequence)
+            return StepOutput(sequence, finish_reason="error", error=error)
+
+    def advance_by_some(self, sequence: FakeSequence) -> StepOutput:
         output = self.advance_by_one(sequence)
         for _ in range(self.ids_at_once - 1):
             if output.finish_reason is None and sequence.left[:1] != [BROKEN]:

@@ -57,7 +57,7 @@ def client(address: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # its connections belong to one event loop
 def async_client(address: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=0)
 
@@ -144,6 +144,49 @@ def test_openai_agents(async_client: openai.AsyncOpenAI) -> None:
 
     assert asyncio.run(both()) == [SUNNY, SUNNY, City(name="Paris", people=2_100_000)]
     assert asked == ["Paris", "Paris"]
+
+
+@pytest.mark.long
+def test_openai_agents_over_responses(async_client: openai.AsyncOpenAI) -> None:
+    """The API that the library takes where it is not told otherwise."""
+    agents = pytest.importorskip("agents")
+    agents.set_tracing_disabled(True)
+    asked = []
+
+    @agents.function_tool
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        asked.append(city)
+        return "sunny"
+
+    model = agents.OpenAIProvider(openai_client=async_client).get_model("fake")
+    assert isinstance(model, agents.OpenAIResponsesModel)
+    given = {"model": model, "instructions": "Be brief.", "tools": [weather]}
+
+    async def all_of_it() -> None:
+        agent = agents.Agent("a", **given)
+        whole = await agents.Runner.run(agent, "How is the weather in Paris?")
+        assert whole.final_output == SUNNY
+        streamed = agents.Runner.run_streamed(agent, "How is the weather in Paris?")
+        kinds = [event.type async for event in streamed.stream_events()]
+        assert (streamed.final_output, set(kinds) >= {"raw_response_event", "run_item_stream_event"}) == (
+            SUNNY,
+            True,
+        )
+        typed = await agents.Runner.run(agents.Agent("b", model=model, output_type=City), "A city.")
+        assert typed.final_output == City(name="Paris", people=2_100_000)
+        followed = await agents.Runner.run(
+            agent, "And now?", previous_response_id=typed.raw_responses[-1].response_id
+        )
+        assert followed.final_output
+        settings = agents.ModelSettings(
+            tool_choice="required", parallel_tool_calls=False, temperature=0.5, max_tokens=200, store=False
+        )
+        forced = await agents.Runner.run(agents.Agent("c", model_settings=settings, **given), "Paris?")
+        assert forced.final_output == SUNNY
+
+    asyncio.run(all_of_it())
+    assert asked[:2] == ["Paris", "Paris"]
 
 
 @pytest.mark.long

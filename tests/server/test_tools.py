@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from hermes3.engine import grammar
 from hermes3.server.app import create_app
 from hermes3.server.limits import Limits
 from tests.llm.fakes import FakeEngine, fake_llm, saying
@@ -332,6 +333,28 @@ def test_bounds_and_errors_have_the_requests_names(
     error = server.refused(extra_body=more)
     assert error.param == param
     assert said in error.body["message"]
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"guided_regex": "[ab]+"}, "guided_regex"),
+        ({"structured_outputs": {"choice": ["ab", "cd"]}}, "structured_outputs.choice"),
+        ({"guided_json": SCHEMA}, "guided_json"),
+        ({"response_format": FORMAT}, "response_format"),
+        ({"tools": TOOLS, "tool_choice": "required"}, "tools"),
+    ],
+)
+def test_so_have_errors_that_come_as_it_answers(
+    server: Scripted, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], field: str
+) -> None:
+    monkeypatch.setattr(grammar, "MASKS_S", -1.0)
+    monkeypatch.setattr(grammar, "MASK_S", 0.0)
+    for is_streamed in (False, True):
+        with pytest.raises(openai.APIError) as caught:
+            server.ask("ab", extra_body=more, stream=is_streamed)
+        assert caught.value.body["param"] == field  # type: ignore[index]
+        assert caught.value.body["message"].startswith(f"{field} is too complex")  # type: ignore[index]
 
 
 def test_bounds_can_be_moved() -> None:

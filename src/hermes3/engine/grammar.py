@@ -141,17 +141,25 @@ class GrammarVocabulary:
 
 
 class Grammar:
-    """A compiled grammar."""
+    """A compiled grammar.
+
+    Attributes:
+        param: what errors call it.
+    """
 
     def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
         self._matcher = matcher
         self._n_words = n_words
         self._pool = pool
-        self._param = param
+        self.param = param
+
+    def named(self, param: str) -> Grammar:
+        """The same, with errors that call it by another name."""
+        return Grammar(self._matcher, self._n_words, self._pool, param)
 
     def matcher(self) -> Matcher:
         """A matcher at the grammar's start, for one sequence. For any thread."""
-        return Matcher(self._matcher.deep_copy(), self._n_words, self._pool, self._param)
+        return Matcher(self._matcher.deep_copy(), self._n_words, self._pool, self.param)
 
 
 class Matcher:
@@ -195,7 +203,7 @@ class Matcher:
         """
         self._wait()
         if not self._matcher.consume_token(token):
-            if self._computing is not None and self._mask[token // 32] >> token % 32 & 1:
+            if self._is_allowed(token):
                 raise self._too_complex(_words(self._matcher))
             raise Hermes3Error(f"the grammar does not allow id {token}: {_words(self._matcher)}")
         self._move()
@@ -217,6 +225,12 @@ class Matcher:
             self.forced = []  # not what the mask says: that one counts
             self._start()
         return taken[:n_taken]
+
+    def _is_allowed(self, token: int) -> bool:
+        """As far as was computed; where an id must come next, no mask of this place need be there."""
+        if self._computing is None:
+            return token in self.forced[:1]
+        return bool(self._mask[token // 32] >> token % 32 & 1)
 
     def _wait(self) -> None:
         if self._computing is None:

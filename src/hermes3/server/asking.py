@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from hermes3.errors import RequestError
@@ -51,9 +52,28 @@ def prepare(llm: LLM, request: ChatRequest, limits: Limits) -> Prepared:
         given[wanted.option] = wanted.asked
     asked = cast(Answering, {name: value for name, value in given.items() if value is not None})
     try:
-        return llm.prepare(request.messages, **asked)
+        prepared = llm.prepare(request.messages, **asked)
     except RequestError as error:
-        raise _renamed(error, wanted) from error
+        raise _in_words_of(wanted, error) from error
+    if wanted is None or wanted.field == _SCHEMA_AT:
+        return prepared
+    return named(prepared, wanted.option, wanted.field)
+
+
+def named(prepared: Prepared, option: str, field: str) -> Prepared:
+    """With a name of the request's for what the hall calls ``option``, in what may go wrong as it answers."""
+    grammar = prepared.grammar
+    if grammar is None or grammar.param != option:
+        return prepared
+    return replace(prepared, grammar=grammar.named(field))
+
+
+def renamed(error: RequestError, names: Iterable[tuple[str, str]]) -> RequestError:
+    """The error with other names, each after the one that it replaces."""
+    message, param = str(error), error.param or ""
+    for theirs, ours in names:
+        message, param = message.replace(theirs, ours), param.replace(theirs, ours)
+    return type(error)(message, param=param or None)
 
 
 def _wanted(request: ChatRequest) -> Wanted | None:
@@ -113,7 +133,7 @@ def _schema(field: str, raw: object) -> Wanted:
     return Wanted(field, schema, "response_format", asked)
 
 
-def _renamed(error: RequestError, wanted: Wanted | None) -> RequestError:
+def _in_words_of(wanted: Wanted | None, error: RequestError) -> RequestError:
     """The error with the request's name for a field instead of the hall's."""
     if wanted is None or wanted.field in (_SCHEMA_AT, error.param):
         return error

@@ -18,7 +18,8 @@ from hermes3.server.protocol import (
 )
 
 _TEXT_ALONE = "the model reads and writes text alone"
-_NO_CACHE = "the cache finds by itself what prompts begin with"
+NO_CACHE = "the cache finds by itself what prompts begin with, and keeps it as long as there is room"
+IN_MEMORY = ("in-memory", "in_memory")
 _FORMS = ("response_format", "json_schema", "grammar", "guided_json", "guided_regex", "guided_choice",
           "guided_grammar", "structured_outputs")  # fmt: skip
 
@@ -61,9 +62,8 @@ class ChatRequest(AnswerRequest):
         "prediction": Refused("what an answer repeats of its prompt is guessed without it"),
         "web_search_options": Refused("the server does not search the web"),
         "moderation": Refused("the server does not moderate"),
-        "prompt_cache_key": Refused(_NO_CACHE),
-        "prompt_cache_options": Refused(_NO_CACHE),
-        "prompt_cache_retention": Refused(_NO_CACHE),
+        "prompt_cache_options": Refused(NO_CACHE),
+        "prompt_cache_retention": Refused(NO_CACHE, IN_MEMORY),
     }
 
     messages: Annotated[list[Object], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
@@ -77,6 +77,9 @@ class ChatRequest(AnswerRequest):
     )
     safety_identifier: Annotated[str, Field(max_length=512)] | None = Field(
         None, description="written to the log"
+    )
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = Field(
+        None, description="written to the log; what prompts begin with is found again without it"
     )
     metadata: (
         Annotated[
@@ -130,6 +133,12 @@ class ChatRequest(AnswerRequest):
         if len(forms) > 1:
             raise refusal(forms[1], f"'{forms[0]}' and '{forms[1]}' both say what the answer is: give one.")
         return self
+
+    @property
+    def who(self) -> dict[str, object]:
+        """What the log says about who asks; None for what was left out."""
+        names = ("user", "safety_identifier", "prompt_cache_key", "metadata")
+        return {name: getattr(self, name) for name in names}
 
     def sampling(self, choice: int) -> Sampling:
         sampling = super().sampling(choice)

@@ -79,12 +79,7 @@ class Endpoints:
         self.check_model(request.model)
         prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
         envelope = self.envelope("chatcmpl")
-        who = {
-            "user": request.user,
-            "safety_identifier": request.safety_identifier,
-            "metadata": request.metadata,
-        }
-        streams = await self.start(envelope, request, [prepared], who)
+        streams = await self.start(envelope, request, [prepared], request.who)
         if request.stream:
             events = chat_events(
                 envelope,

@@ -12,10 +12,12 @@ from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hermes3.llm import LLM, Delta, Reply, ToolCallDelta, Usage
+from hermes3.errors import RequestError
+from hermes3.llm import LLM, Delta, Prepared, Reply, ToolCallDelta, Usage
 from hermes3.llm.async_stream import AsyncStream
 from hermes3.server.answers import Body, Envelope, timings_body
-from hermes3.server.asking import prepare
+from hermes3.server.asking import named, prepare, renamed
+from hermes3.server.chat_request import ChatRequest
 from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, read_body
 from hermes3.server.failures import Failure, failure_of
@@ -24,6 +26,12 @@ from hermes3.server.worker import replies, unless_gone
 
 PATH = "/v1/messages"
 _log = logging.getLogger("hermes3.server")
+_NAMES = (
+    ("].function.parameters", "].input_schema"),
+    ("].function.", "]."),
+    ("response_format.json_schema", "output_config.format"),
+    ("response_format", "output_config.format"),
+)
 _KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
     404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
@@ -48,9 +56,9 @@ class Messages:
         asked = MessagesRequest.model_validate_json(await read_body(http, self._desk))
         self._routes.check_model(asked.model)
         request = asked.chat()
-        prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
+        prepared = await self._prepared(request)
         envelope = self._routes.envelope("msg")
-        (stream,) = await self._routes.start(envelope, request, [prepared], {"user": request.user})
+        (stream,) = await self._routes.start(envelope, request, [prepared], request.who)
         if asked.stream:
             return self._routes.event_stream(events(envelope, stream, len(prepared.ids)))
         (reply,) = await unless_gone(http, replies([stream]))
@@ -59,8 +67,16 @@ class Messages:
     async def count_tokens(self, http: Request) -> Response:
         asked = CountRequest.model_validate_json(await read_body(http, self._desk))
         self._routes.check_model(asked.model)
-        prepared = await asyncio.to_thread(prepare, self._llm, asked.chat(), self._desk.limits)
+        prepared = await self._prepared(asked.chat())
         return JSONResponse({"input_tokens": len(prepared.ids)})
+
+    async def _prepared(self, request: ChatRequest) -> Prepared:
+        """The prompt; errors have this route's names for a chat's fields."""
+        try:
+            prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
+        except RequestError as error:
+            raise renamed(error, _NAMES) from error
+        return named(prepared, "response_format", "output_config.format")
 
 
 def error_body(failure: Failure) -> Body:

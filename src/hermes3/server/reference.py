@@ -18,7 +18,7 @@ _OF_OPENAI = frozenset(
         *("model", "messages", "prompt", "stream", "stream_options", "n", "seed", "stop", "temperature"),
         *("top_p", "max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty"),
         *("logit_bias", "user", "logprobs", "top_logprobs", "safety_identifier", "metadata", "tools"),
-        *("tool_choice", "parallel_tool_calls", "response_format", "echo"),
+        *("tool_choice", "parallel_tool_calls", "response_format", "echo", "prompt_cache_key"),
     )
 )
 _CALLS_THAT_ARE_NONE = """

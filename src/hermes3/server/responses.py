@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from hermes3.errors import RequestError
 from hermes3.llm import LLM
 from hermes3.server.answers import Body
-from hermes3.server.asking import prepare
+from hermes3.server.asking import named, prepare, renamed
 from hermes3.server.chat_request import ChatRequest
 from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, read_body
@@ -111,10 +111,10 @@ class Responses:
         try:
             prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
         except RequestError as error:
-            raise _renamed(error) from error
+            raise renamed(error, _NAMES) from error
+        prepared = named(prepared, "response_format", "text.format")
         envelope = self._routes.envelope("resp")
-        who = {"user": asked.user, "safety_identifier": asked.safety_identifier, "metadata": asked.metadata}
-        (stream,) = await self._routes.start(envelope, request, [prepared], who)
+        (stream,) = await self._routes.start(envelope, request, [prepared], request.who)
         body = {"id": envelope.id.replace("-", "_"), "object": "response", "created_at": int(time.time())}
         return Job(Growing({**body, "model": envelope.model, **_said(asked)}), items, stream)
 
@@ -179,14 +179,6 @@ def _dumped(item: Item) -> Body:
         kind = "output_text" if item.role == "assistant" else "input_text"
         body["content"] = [{"type": kind, "text": item.content}]
     return body
-
-
-def _renamed(error: RequestError) -> RequestError:
-    """The error with this route's names for a chat's fields."""
-    message, param = str(error), error.param or ""
-    for theirs, ours in _NAMES:
-        message, param = message.replace(theirs, ours), param.replace(theirs, ours)
-    return type(error)(message, param=param or None)
 
 
 def _bad(param: str, why: str) -> Failure:

@@ -10,11 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
-from hermes3.server.chat_request import ChatRequest, Object
+from hermes3.server.chat_request import IN_MEMORY, NO_CACHE, ChatRequest, Object
 from hermes3.server.protocol import MAX_MESSAGES, Int64, Refused, Strict, refusal, refuse_fields
 
 MAX_INSTRUCTIONS = 1 << 20  # characters
-_NO_CACHE = "the cache finds by itself what prompts begin with"
 
 
 class TextPart(Strict):
@@ -110,8 +109,7 @@ class ResponsesRequest(Strict):
         "service_tier": Refused("this server has one tier", ("auto", "default")),
         "conversation": Refused("conversations are not kept", remedy="Send 'previous_response_id' instead."),
         "prompt": Refused("prompt templates are not kept here", remedy="Send 'instructions' and 'input'."),
-        "prompt_cache_key": Refused(_NO_CACHE),
-        "prompt_cache_retention": Refused(_NO_CACHE),
+        "prompt_cache_retention": Refused(NO_CACHE, IN_MEMORY),
         "max_tool_calls": Refused("the server runs no tools of its own"),
         "context_management": Refused("the server leaves conversations as they are"),
         "truncation": Refused("nothing is cut off in silence", ("disabled",)),
@@ -139,6 +137,7 @@ class ResponsesRequest(Strict):
     metadata: dict[str, str] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     seed: Int64 | None = None
     top_k: Int64 | None = None
     min_p: float | None = None
@@ -175,8 +174,8 @@ class ResponsesRequest(Strict):
             "logprobs": has_logprobs or None,
             "top_logprobs": self.top_logprobs,
         }
-        same = ("temperature", "top_p", "metadata", "user", "safety_identifier", "seed", "top_k", "min_p",
-                "repetition_penalty")  # fmt: skip
+        same = ("temperature", "top_p", "metadata", "user", "safety_identifier", "prompt_cache_key", "seed",
+                "top_k", "min_p", "repetition_penalty")  # fmt: skip
         given |= {name: getattr(self, name) for name in same}
         return ChatRequest.model_validate({name: each for name, each in given.items() if each is not None})
 
