@@ -46,6 +46,15 @@ Weight make_weight(int type, int rows, int cols, const Bytes& data) {
   return Weight(type, rows, cols, bytes);
 }
 
+Weight read_weight(int type, int rows, int cols, const std::string& path, size_t offset) {
+  require(is_known_type(type), "no kernel for ggml type " + std::to_string(type));
+  require(rows > 0 && cols > 0, "rows and cols must be positive, got " + std::to_string(rows) + " x " + std::to_string(cols));
+  require(cols % block_columns(type) == 0,
+          "cols must be a multiple of " + std::to_string(block_columns(type)) + " for this type, got " + std::to_string(cols));
+  nb::gil_scoped_release release;
+  return Weight(type, rows, cols, path, offset);
+}
+
 void embed_checked(const Weight& weight, const Ints1& ids, Out2 out) {
   require(out.shape(0) == ids.shape(0) && out.shape(1) == size_t(weight.cols()), "out must be (len(ids), cols)");
   const int n = int(ids.shape(0));
@@ -233,6 +242,7 @@ NB_MODULE(_native, m) {
   nb::class_<Weight>(m, "Weight", "A matrix (rows, cols) of one ggml type, repacked into panels of 16 rows.")
       .def("__init__", [](Weight* self, int type, int rows, int cols, const Bytes& data) { new (self) Weight(make_weight(type, rows, cols, data)); },
            "type"_a, "rows"_a, "cols"_a, "data"_a.noconvert())
+      .def_static("read", &read_weight, "type"_a, "rows"_a, "cols"_a, "path"_a, "offset"_a, "Rows as a file has them from byte offset on; RuntimeError where they cannot be read.")
       .def_prop_ro("type", &Weight::type)
       .def_prop_ro("rows", &Weight::rows)
       .def_prop_ro("cols", &Weight::cols)

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <fstream>
+#include <stdexcept>
 
 #include "memory.h"
 #include "pool.h"
@@ -11,16 +13,40 @@
 namespace hermes3 {
 
 Weight::Weight(int type, int rows, int cols, const uint8_t* data)
-    : type_(type), rows_(rows), cols_(cols), panel_bytes_(hermes3::panel_bytes(type, cols)) {
-  data_ = allocate(nbytes());
-  const size_t bytes = row_bytes(type, cols);
-  const int chunk = std::max(1, int((size_t(1) << 18) / std::max<size_t>(1, panel_bytes_)));
+    : type_(type), rows_(rows), cols_(cols), panel_bytes_(hermes3::panel_bytes(type, cols)), data_(allocate(nbytes())) {
+  const size_t bytes = kPanelRows * row_bytes(type, cols);
+  const int chunk = std::max(1, int((size_t(1) << 18) / bytes));
   pool()->run((n_panels() + chunk - 1) / chunk, [&](int c, int) {
-    for (int i = c * chunk; i < std::min((c + 1) * chunk, n_panels()); ++i) {
-      const int first = i * kPanelRows;
-      pack_panel(type_, data + size_t(first) * bytes, std::min(kPanelRows, rows_ - first), cols_, data_.get() + size_t(i) * panel_bytes_);
-    }
+    pack(c * chunk, std::min((c + 1) * chunk, n_panels()), data + size_t(c) * size_t(chunk) * bytes);
   });
+}
+
+Weight::Weight(int type, int rows, int cols, const std::string& path, size_t offset)
+    : type_(type), rows_(rows), cols_(cols), panel_bytes_(hermes3::panel_bytes(type, cols)), data_(allocate(nbytes())) {
+  const size_t bytes = kPanelRows * row_bytes(type, cols), total = size_t(rows) * row_bytes(type, cols);
+  const int chunk = std::max(1, int((size_t(1) << 19) / bytes));
+  std::atomic<bool> is_whole{true};
+  pool()->run((n_panels() + chunk - 1) / chunk, [&](int c, int) {
+    thread_local std::vector<char> buffer;
+    const size_t start = size_t(c) * size_t(chunk) * bytes, n = std::min(size_t(chunk) * bytes, total - start);
+    if (buffer.size() < n) buffer.resize(n);
+    std::ifstream file(path, std::ios::binary);
+    file.rdbuf()->pubsetbuf(nullptr, 0);
+    if (!file.seekg(std::streamoff(offset + start)) || !file.read(buffer.data(), std::streamsize(n))) {
+      is_whole = false;
+      return;
+    }
+    pack(c * chunk, std::min((c + 1) * chunk, n_panels()), reinterpret_cast<const uint8_t*>(buffer.data()));
+  });
+  if (!is_whole) throw std::runtime_error("the file ends before these rows, or cannot be read");
+}
+
+void Weight::pack(int first_panel, int last_panel, const uint8_t* rows) {
+  const size_t bytes = kPanelRows * row_bytes(type_, cols_);
+  for (int i = first_panel; i < last_panel; ++i) {
+    const int n_rows = std::min(kPanelRows, rows_ - i * kPanelRows);
+    pack_panel(type_, rows + size_t(i - first_panel) * bytes, n_rows, cols_, data_.get() + size_t(i) * panel_bytes_);
+  }
 }
 
 KVCache::KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, bool is_f16)

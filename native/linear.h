@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels.h"
@@ -13,6 +14,9 @@ namespace hermes3 {
 class Weight {
  public:
   Weight(int type, int rows, int cols, const uint8_t* data);
+  // The rows of a file from this byte on: each thread reads some and packs them while they are in its cache, so that no copy of the matrix is
+  // made, whose fresh memory would cost more than the reading. Throws std::runtime_error where the file cannot be read so far.
+  Weight(int type, int rows, int cols, const std::string& path, size_t offset);
   int type() const { return type_; }
   int rows() const { return rows_; }
   int cols() const { return cols_; }
@@ -22,6 +26,8 @@ class Weight {
   const uint8_t* panel(int i) const { return data_.get() + size_t(i) * panel_bytes_; }
 
  private:
+  void pack(int first_panel, int last_panel, const uint8_t* rows);
+
   int type_, rows_, cols_;
   size_t panel_bytes_;
   std::shared_ptr<uint8_t> data_;

@@ -21,6 +21,12 @@ class Weight:
         self.type, self.rows, self.cols = type, rows, cols
         self.values = dequantize(data, GGMLType(type), (rows, cols))
 
+    @classmethod
+    def read(cls, type: int, rows: int, cols: int, path: str, offset: int) -> Weight:
+        kind = GGMLType(type)
+        n_bytes = rows * cols // kind.block_size * kind.block_bytes
+        return cls(type, rows, cols, np.fromfile(path, np.uint8, n_bytes, offset=offset))
+
 
 class KVCache:
     """Keys and values: (n_layers, 2, slots, n_kv_heads, head_dim)."""
@@ -30,7 +36,6 @@ class KVCache:
         self.slots = np.zeros(
             (n_layers, 2, n_pages * PAGE, n_kv_heads, head_dim), {"f32": np.float32, "f16": np.float16}[dtype]
         )
-
 
     def copy_pages(self, sources: I32, targets: I32) -> None:
         pages = self.slots.reshape(*self.slots.shape[:2], self.n_pages, PAGE, *self.slots.shape[3:])

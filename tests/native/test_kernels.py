@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,28 @@ def test_attention(dtype: str, heads: int, kv_heads: int, dim: int, n: int) -> N
         )
         alone[i] = row
     np.testing.assert_array_equal(alone, out)
+
+
+@pytest.mark.parametrize("type", [GGMLType.F16, GGMLType.Q4_0, GGMLType.Q6_K])
+def test_read_from_a_file(tmp_path: Path, type: GGMLType) -> None:
+    """The same panels as from memory, whatever stands before; a file that ends too early is refused."""
+    rng = np.random.default_rng(9)
+    raw = random_blocks(rng, type, 1100, 512, 1.0)
+    path = tmp_path / "weights"
+    path.write_bytes(b"before" + raw.tobytes())
+    weight, read = (
+        native.Weight(int(type), 1100, 512, raw),
+        native.Weight.read(int(type), 1100, 512, str(path), 6),
+    )
+    outs = [np.empty((1100, 512), np.float32) for _ in range(2)]
+    for each, out in zip((weight, read), outs, strict=True):
+        native.embed(each, np.arange(1100, dtype=np.int32), out)
+    np.testing.assert_array_equal(*outs)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RuntimeError, match="ends before"):
+        native.Weight.read(int(type), 1100, 512, str(path), 6)
+    with pytest.raises(RuntimeError, match="cannot be read"):
+        native.Weight.read(int(type), 1100, 512, str(tmp_path / "none"), 0)
 
 
 def test_refusals() -> None:

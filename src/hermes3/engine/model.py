@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes3 import _native
+from hermes3.errors import FormatError
 from hermes3.weights.config import ModelConfig, rope_frequencies
 from hermes3.weights.quant import GGMLType
 
@@ -193,9 +194,14 @@ def _layer(checkpoint: Checkpoint, prefix: str) -> Layer:
 
 
 def _weight(checkpoint: Checkpoint, name: str) -> _native.Weight:
-    raw = checkpoint.tensor(f"{name}.weight")
-    n_rows, n_columns = raw.shape
-    return _native.Weight(int(raw.type), n_rows, n_columns, raw.data)
+    entry = checkpoint.entries[f"{name}.weight"]
+    n_rows, n_columns = entry.shape
+    if entry.n_rope_heads:  # its rows change places first
+        return _native.Weight(int(entry.type), n_rows, n_columns, checkpoint.tensor(f"{name}.weight").data)
+    try:
+        return _native.Weight.read(int(entry.type), n_rows, n_columns, str(entry.path), entry.offset)
+    except RuntimeError as error:
+        raise FormatError(f"{entry.path}: tensor {entry.name} cannot be read: {error}") from error
 
 
 def _norm(checkpoint: Checkpoint, name: str) -> F32:
