@@ -17,31 +17,49 @@ README, RESULTS = ROOT / "README.md", ROOT / "bench" / "results"
 BEGIN, END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at one moment, on all threads of the run."""
+
+    load: float
+    read_gb_s: float
+    int8_gop_s: float
+
+    @classmethod
+    def now(cls, n_threads: int) -> Limits:
+        load = os.getloadavg()[0]
+        _native.set_threads(n_threads)
+        return cls(round(load, 2), round(_native.read_bandwidth(1.0), 1), round(_native.int8_peak(1.0), 1))
+
+
 @dataclass
 class Row:
     """One line of the table.
 
     Attributes:
         goal: a rate's goal is its ratio to the peer's median; any other's is the value to stay under.
-        is_rate: more is better, and there is a peer.
+        kind: "rate" where more is better and there is a peer, "below" for a value by itself.
+        limits: what the machine could do before and after.
     """
 
     name: str
     unit: str
     goal: float
-    is_rate: bool
+    kind: str = "rate"
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
+    date: str = ""
 
     def ratio(self) -> float:
         return statistics.median(self.ours) / statistics.median(self.theirs)
 
     def is_reached(self) -> bool:
-        return self.ratio() >= self.goal if self.is_rate else statistics.median(self.ours) < self.goal
+        return self.ratio() >= self.goal if self.kind == "rate" else statistics.median(self.ours) < self.goal
 
     def markdown(self) -> str:
         ours, verdict = statistics.median(self.ours), "" if self.is_reached() else " **missed**"
-        if self.is_rate:
+        if self.kind == "rate":
             theirs = f"{statistics.median(self.theirs):.1f} {self.unit}"
             cells = [theirs, f"{ours:.1f} {self.unit}", f"{self.ratio():.2f}x", f"{self.goal}x{verdict}"]
         else:
@@ -79,53 +97,59 @@ class Machine:
         return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the machine can do at one moment, on all threads of the run."""
-
-    load: float
-    read_gb_s: float
-    int8_gop_s: float
-
-    @classmethod
-    def now(cls, n_threads: int) -> Limits:
-        load = os.getloadavg()[0]
-        _native.set_threads(n_threads)
-        return cls(round(load, 2), round(_native.read_bandwidth(1.0), 1), round(_native.int8_peak(1.0), 1))
-
-
-@dataclass(frozen=True)
+@dataclass
 class Report:
-    date: str
+    """The rows measured on one machine, whenever each was."""
+
     machine: Machine
     peer: str
     threads: int
     rounds: int
-    before: Limits
-    after: Limits
-    rows: list[Row]
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, peer: str, threads: int, rounds: int) -> Report:
+        """With the rows that this machine's file has."""
+        report = cls(Machine.this(), peer, threads, rounds)
+        if report.path.exists():
+            for saved in json.loads(report.path.read_text())["rows"]:
+                limits = [Limits(**each) for each in saved.pop("limits")]
+                report.rows.append(Row(**saved, limits=limits))
+        return report
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / f"{self.machine.slug()}.json"
+
+    def put(self, row: Row) -> None:
+        """In the place of an earlier row of its name."""
+        self.rows = [each for each in self.rows if each.name != row.name] + [row]
 
     def markdown(self) -> str:
         """The table, and under it what the machine is and could do."""
-        at, before, after = self.machine, self.before, self.after
+        at, limits = self.machine, [each for row in self.rows for each in row.limits]
+
+        def span(values: list[float]) -> str:
+            return f"{min(values)} to {max(values)} (median {statistics.median(values):.1f})"
+
+        load, read, int8 = (
+            span([getattr(each, name) for each in limits]) for name in ("load", "read_gb_s", "int8_gop_s")
+        )
         return "\n".join([
             "| | llama.cpp | hermes3 | ratio | goal |",
             "|---|---:|---:|---:|---:|",
             *(row.markdown() for row in self.rows),
             "",
-            f"Medians of {self.rounds} alternating rounds on {self.threads} threads, {self.date}, on "
-            f"{at.cpu} (family and model {at.model}, {at.instruction_set}), {at.cores} cores, "
-            f"{at.memory_gib} GiB. Before and after the run: load {before.load} and {after.load}, "
-            f"read bandwidth {before.read_gb_s} and {after.read_gb_s} GB/s, "
-            f"int8 rate {before.int8_gop_s} and {after.int8_gop_s} Gop/s. "
-            f"The peer is {self.peer}. To repeat it: `make bench`.",
+            f"Medians of up to {self.rounds} alternating rounds on {self.threads} threads, "
+            f"{max(row.date for row in self.rows)}, on {at.cpu} (family and model {at.model}, "
+            f"{at.instruction_set}), {at.cores} cores, {at.memory_gib} GiB. Before and after each row: "
+            f"load {load}, read bandwidth {read} GB/s, int8 rate {int8} Gop/s. 3B is the shape of "
+            f"Llama-3.2-3B with random weights. The peer is {self.peer}. To repeat it: `make bench`.",
         ])  # fmt: skip
 
-    def save(self) -> Path:
+    def save(self) -> None:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{self.machine.slug()}.json"
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        return path
+        self.path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     def write_readme(self) -> None:
         head, _, rest = README.read_text().partition(BEGIN)
