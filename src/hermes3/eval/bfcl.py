@@ -104,7 +104,7 @@ def as_json(results: Sequence[Result]) -> str:
 def _category(
     lm: Hermes3LM, folder: Path, category: str, modes: Sequence[Mode], limit: int | None
 ) -> list[Result]:
-    tasks, answers = _tasks(folder, category)
+    tasks, answers = tasks_of(folder, category)
     tasks = tasks[:limit]
     modes = [mode for mode in modes if mode != "required" or category != "irrelevance"]
     n_right, n_broken = dict.fromkeys(modes, 0), dict.fromkeys(modes, 0)
@@ -112,14 +112,14 @@ def _category(
         for start in range(0, len(tasks), _N_ANSWERS):
             batch = tasks[start : start + _N_ANSWERS]
             for mode in modes:
-                for task, (calls, is_broken) in zip(batch, _called(lm, batch, mode), strict=True):
+                for task, (calls, is_broken) in zip(batch, called(lm, batch, mode), strict=True):
                     n_broken[mode] += is_broken
                     n_right[mode] += is_right(category, task["function"], calls, answers[task["id"]])
                 bar.update(len(batch))
     return [Result(category, mode, len(tasks), n_right[mode], n_broken[mode]) for mode in modes]
 
 
-def _tasks(folder: Path, category: str) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
+def tasks_of(folder: Path, category: str) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     """A category's documents that have an answer, and the answers by document."""
     tasks = _lines(folder, f"BFCL_v4_{category}")
     if category == "irrelevance":
@@ -129,7 +129,7 @@ def _tasks(folder: Path, category: str) -> tuple[list[dict[str, Any]], dict[str,
     return [task for task in tasks if task["id"] in answers], answers
 
 
-def _called(
+def called(
     lm: Hermes3LM, tasks: Sequence[dict[str, Any]], mode: Mode
 ) -> Iterator[tuple[list[Call], bool]]:
     """What the model calls, and whether one of the calls is broken."""
