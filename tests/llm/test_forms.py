@@ -273,6 +273,9 @@ DEEP = {"type": "object", "properties": {"a": {"type": "array", "items": {"forma
          "Unknown format: none-such (at /properties/a/items)"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}}},
          "response_format.json_schema.schema.properties.a.items", "/properties/a/items"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "type": "object", "properties": 1, "allOf": True}}}},
+         "response_format.json_schema.schema", "properties"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(options, param: str, said: str) -> None:

@@ -125,8 +125,10 @@ def _path(vocabulary: GrammarVocabulary, schema: Mapping[str, Any], words: str) 
 def _children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The schemas inside a schema, with the way to each."""
     for key in _LISTS:
-        held = schema.get(key, ())
-        for name, child in held.items() if isinstance(held, Mapping) else enumerate(held):
+        held = schema.get(key)
+        if isinstance(held, list):
+            held = dict(enumerate(held))
+        for name, child in held.items() if isinstance(held, Mapping) else ():
             if isinstance(child, Mapping):
                 yield f"{key}/{str(name).replace('~', '~0').replace('/', '~1')}", child
     for key in ("items", "additionalProperties"):

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
+from hermes3.server import openapi
 from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, names_of
 from hermes3.server.failures import Failure, failure_of
@@ -53,8 +54,8 @@ def create_app(
         llm: the hall; it stays the caller's to close.
         served_model_name: the model's name in requests and answers; None for the hall's. Its file's name and
             the hall's are taken too.
-        api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but the page,
-            /health and /ready; none for no check.
+        api_keys: one of these must come as ``Authorization: Bearer KEY``, for all but the pages,
+            /openapi.json, /health and /ready; none for no check.
         api_key_file: more keys, see ``Keys.of``.
         limits: how much is taken on; None for the defaults.
         hosts: names that requests may be for, see ``HostNames``; IP addresses always are.
@@ -99,6 +100,9 @@ def create_app(
     ):
         app.add_api_route(path, route, methods=["POST"], response_model=None, dependencies=[guard])
     app.add_api_route("/", Page().show, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/docs", Page(openapi.page()).show, methods=["GET", "HEAD"], response_model=None)
+    listed = JSONResponse(openapi.document(asks_for_keys=bool(keys.digests)))
+    app.add_api_route("/openapi.json", lambda: listed, methods=["GET"], response_model=None)
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/ready", routes.ready, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_model=None, dependencies=[guard])

@@ -53,6 +53,11 @@ class Desk:
             if per_minute is not None
         }
 
+    @property
+    def n_open(self) -> int:
+        """Answers in work or waiting."""
+        return len(self._tokens)
+
     def check_open(self) -> None:
         """Whether the server takes requests at all.
 
@@ -73,7 +78,7 @@ class Desk:
             Failure: 429 with Retry-After, the seconds after which they would probably be let in.
         """
         self.check_open()
-        limits, n_open, held = self.limits, len(self._tokens), sum(self._tokens.values())
+        limits, n_open, held = self.limits, self.n_open, sum(self._tokens.values())
         if len(costs) > limits.max_requests or sum(costs) > self._most_tokens:
             raise Failure(
                 HTTPStatus.BAD_REQUEST,

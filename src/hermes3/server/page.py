@@ -1,7 +1,7 @@
-"""The chat page: one static file at ``/``, with headers that let it do nothing but talk to this server.
+"""Pages of this server, with headers that let them do nothing but talk to it: the chat page, and /docs.
 
-Its Content-Security-Policy names the hash of its own script and style, so nothing else runs, and Trusted
-Types forbid the script to make markup out of texts. It has no secret in it and needs no key.
+A page's Content-Security-Policy names the hash of its own script and style, so nothing else runs, and Trusted
+Types forbid the script to make markup out of texts. Pages have no secret in them and need no key.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ _FEATURES = ("camera", "display-capture", "geolocation", "microphone", "payment"
 
 
 class Page:
-    """The file as it was when the server began, and its headers."""
+    """A page as it was when the server began, and its headers.
 
-    def __init__(self) -> None:
-        self._body = PAGE.read_bytes()
+    Args:
+        text: of the page; None for the chat page's file.
+    """
+
+    def __init__(self, text: str | None = None) -> None:
+        self._body = PAGE.read_bytes() if text is None else text.encode()
         self._headers = {
             "content-security-policy": _policy(self._body.decode()),
             "cache-control": "no-cache",
@@ -59,4 +63,4 @@ def _hashes(page: str, tag: str) -> str:
     """Of the text between the tags, as a browser computes them."""
     texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
-    return " ".join(f"'sha256-{digest}'" for digest in digests)
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
