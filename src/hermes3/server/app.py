@@ -99,10 +99,7 @@ def create_app(
         ("/apply-template", texts.apply_template),
     ):
         app.add_api_route(path, route, methods=["POST"], response_model=None, dependencies=[guard])
-    app.add_api_route("/", Page().show, methods=["GET", "HEAD"], response_model=None)
-    app.add_api_route("/docs", Page(openapi.page()).show, methods=["GET", "HEAD"], response_model=None)
-    listed = JSONResponse(openapi.document(asks_for_keys=bool(keys.digests)))
-    app.add_api_route("/openapi.json", lambda: listed, methods=["GET"], response_model=None)
+    _add_pages(app, asks_for_keys=bool(keys.digests))
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/ready", routes.ready, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_model=None, dependencies=[guard])
@@ -117,6 +114,14 @@ def create_app(
     app.add_middleware(HostNames, names=hosts)
     app.add_middleware(HeaderLimits, max_headers=limits.max_headers, max_bytes=limits.max_header_bytes)
     return app
+
+
+def _add_pages(app: FastAPI, *, asks_for_keys: bool) -> None:
+    """What everybody may read."""
+    listed = JSONResponse(openapi.document(asks_for_keys=asks_for_keys))
+    app.add_api_route("/", Page().show, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/docs", Page(openapi.page()).show, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/openapi.json", lambda: listed, methods=["GET"], response_model=None)
 
 
 @asynccontextmanager
