@@ -9,6 +9,7 @@
     ├── FormatError                 a file that is not what it says it is
     │   └── UnsupportedError        a sound file that holds something the engine does not do
     ├── ReplayError                 a trace that does not fit what is replayed
+    ├── AnswerError                 the model wrote, but not what was asked for
     └── RequestError                a request that cannot be honoured; ``param`` names the field
         ├── ContextLengthError      prompt (and answer) longer than the context
         └── CapacityError           no memory or no queue place for the request now
@@ -51,6 +52,10 @@ class UnsupportedError(FormatError):
 
 class ReplayError(Hermes3Error):
     """A trace that is of another run, or does not fit together."""
+
+
+class AnswerError(Hermes3Error):
+    """What the model wrote is not what was asked for, and it was asked as often as that is of use."""
 
 
 class RequestError(Hermes3Error):

@@ -66,6 +66,22 @@ def test_openais_form_of_a_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert json.dumps(SCHEMA) in prompts[0]
 
 
+def test_a_schema_that_no_grammar_can_be_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {"type": "object", "properties": {"a": {"type": "string", "format": "none-such", "maxLength": 3}}}
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    given = ("json", "--schema", str(tmp_path / "odd.json"), "x")
+    with_script(monkeypatch, '{"a": "ab"}')
+    refused = inside(*given)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "none-such" in refused.stderr
+    with_script(monkeypatch, '{"a": "ab"}')
+    assert inside(*given, "--retry").stdout == '{"a": "ab"}\n'
+    with_script(monkeypatch, '{"a": "long"}')
+    wrong = inside(*given, "--retry")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "nor did 2 before it" in wrong.stderr
+
+
 def test_a_cut_object_is_an_error_that_shows_it(schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_script(monkeypatch, '{"name": "Jane", "age": 43}')
     done = inside("json", "--schema", schema, "-n", "12", "x")

@@ -60,6 +60,37 @@ def test_auto_takes_text_and_calls_apart() -> None:
     assert (reply.text, reply.finish_reason, reply.broken_calls) == ("Let me see.", "tool_calls", ())
 
 
+def test_citations_are_told_and_the_text_stays() -> None:
+    text = "It is <co: 1>wet, <co: a, 2>very</co> wet</co>. <co: 3>Cut"
+    assert asked(text).citations is None
+    for more in ({}, {"tools": TOOLS}, {"reasoning": True}):
+        reply = asked(text, citations=True, **more)
+        assert reply.text == text
+        first, second = reply.citations
+        assert (first.text, first.documents, second.documents) == ("wet, very wet", ("1",), ("a", "2"))
+        assert text[slice(*first.span)] == "wet, <co: a, 2>very</co> wet"
+        assert text[slice(*second.span)] == second.text == "very"
+        assert (reply.cited()[1], asked("None.", citations=True, **more).citations) == ([first, second], ())
+
+
+TAGS = """scratch_pad SCRATCHPAD REASONING INNER_MONOLOGUE PLAN EXECUTION REFLECTION THINKING
+SOLUTION EXPLANATION UNIT_TEST"""
+
+
+@pytest.mark.parametrize("tag", TAGS.split())
+def test_every_tag_of_the_report_is_a_thought_or_an_answer(tag: str) -> None:
+    text = f"<{tag}>one</{tag}>"
+    reply = asked(text + "\ntwo", reasoning=True)
+    if tag in ("SOLUTION", "EXPLANATION", "UNIT_TEST"):
+        assert (reply.reasoning, reply.text) == ("", text + "\ntwo")
+        return
+    assert (reply.reasoning, reply.text.strip()) == ("one", "two")
+    json_too = asked(text + '\n{"a": 1}', reasoning=True, response_format=FORMAT)
+    assert (json_too.reasoning, json.loads(json_too.text)) == ("one", {"a": 1})
+    called = asked(f"{text}\n{TIME}", reasoning=True, tools=TOOLS, tool_choice="required")
+    assert (called.reasoning, called.tool_calls[0].name) == ("one", "now")
+
+
 def test_auto_may_do_without() -> None:
     reply = asked("No need. <tool_call", tools=TOOLS)
     assert (reply.text, reply.finish_reason, reply.tool_calls) == ("No need. <tool_call", "stop", ())

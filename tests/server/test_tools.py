@@ -357,6 +357,45 @@ def test_so_have_errors_that_come_as_it_answers(
         assert caught.value.body["message"].startswith(f"{field} is too complex")  # type: ignore[index]
 
 
+ODD = {"type": "object", "properties": {"a": {"type": "string", "format": "none-such", "maxLength": 3}}}
+
+
+def test_what_cannot_be_compiled_is_checked_by_option(server: Scripted) -> None:
+    retry = {"guided_json": ODD, "on_uncompilable": "retry"}
+    assert server.ask('{"a": "ab"}', extra_body=retry).choices[0].message.content == '{"a": "ab"}'
+    chunks = server.ask('{"a": "ab"}', extra_body=retry, stream=True)
+    assert joined(chunks)[0]["content"] == '{"a": "ab"}'
+    with pytest.raises(openai.UnprocessableEntityError, match="nor did 2 before it") as caught:
+        server.ask('{"a": "long"}', extra_body=retry)
+    assert caught.value.body["code"] == "answer_invalid"  # type: ignore[index]
+    with pytest.raises(openai.APIError, match="nor did 2 before it"):
+        server.ask('{"a": "long"}', extra_body=retry, stream=True)
+    assert server.refused(extra_body={**retry, "on_uncompilable": None}).param == "guided_json.properties.a"
+    remote = {"guided_json": {**ODD, "$ref": "http://x/y"}, "on_uncompilable": "retry"}
+    assert server.refused(extra_body=remote).param == "guided_json"
+    tool = {"type": "function", "name": "odd", "parameters": ODD}
+    given: Any = {"model": "fake", "input": "x", "tools": [tool], "extra_body": {"on_uncompilable": "retry"}}
+    server.engine.script = saying('<tool_call>\n{"name": "odd", "arguments": {"a": "ab"}}\n</tool_call>')
+    assert server.client.responses.create(**given).output[0].type == "function_call"
+    server.engine.script = saying('<tool_call>\n{"name": "odd", "arguments": {"a": 1}}\n</tool_call>')
+    failed = server.client.responses.create(**given)
+    assert (failed.status, failed.error.code, failed.output) == ("failed", "answer_invalid", [])
+
+
+def test_citations(server: Scripted) -> None:
+    text, given = "It is <co: 1,b>wet</co>.", {"extra_body": {"citations": True}}
+    (choice,) = server.ask(text, **given).choices
+    told = [{"start": 15, "end": 18, "text": "wet", "documents": ["1", "b"]}]
+    assert (choice.message.content, choice.message.citations) == (text, told)
+    assert text[15:18] == "wet"
+    chunks = server.ask(text, stream=True, **given)
+    assert joined(chunks)[0]["content"] == text
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert [delta.citations for delta in deltas if hasattr(delta, "citations")] == [told]
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert not hasattr(server.ask(text).choices[0].message, "citations")
+
+
 def test_bounds_can_be_moved() -> None:
     with scripted(Limits.of(["max_tools=1"])) as server:
         assert "its limit max_tools" in server.refused(tools=TOOLS).body["message"]

@@ -72,6 +72,7 @@ def json_object(
     model: options.Model = None,
     system: options.System = None,
     reasoning: options.Reasoning = False,
+    retry: options.Retry = False,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
@@ -91,7 +92,8 @@ def json_object(
 
     The schema is a JSON file, or a pydantic model or dataclass in a Python file; without one the answer is
     any object. Nothing else goes to standard output. An object that the limit of --max-tokens or of the
-    context cut is an error, and what came of it is told on standard error.
+    context cut is an error, and what came of it is told on standard error. A schema that no grammar can be
+    made of is refused; with --retry answers are held against it, and asked for up to three times.
 
     \b
     Examples:
@@ -109,7 +111,7 @@ def json_object(
         from hermes3.cli.json_mode import run
 
         chat = ChatOptions(prompt, model, system, sampling, ctx, threads, bos, stats, prefix_folder)
-        run(chat, schema, reasoning)
+        run(chat, schema, reasoning, retry)
 
 
 def _given(**sampling: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hermes3.cli.screen import on_screen
 from hermes3.errors import FormatError, Hermes3Error
 
 
-def run(options: ChatOptions, schema: str | None, reasoning: bool) -> None:
+def run(options: ChatOptions, schema: str | None, reasoning: bool, retry: bool) -> None:
     """Print an object that satisfies the schema, or nothing.
 
     Raises:
@@ -35,6 +35,7 @@ def run(options: ChatOptions, schema: str | None, reasoning: bool) -> None:
                 messages_of(options.system, prompt),
                 response_format=wanted,
                 reasoning=reasoning,
+                on_uncompilable="retry" if retry else "refuse",
                 **options.sampling,
             )
     if reply.reasoning:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hermes3.engine.gbnf import lark_of
 from hermes3.engine.grammar import GrammarKind
-from hermes3.errors import Hermes3Error, RequestError
+from hermes3.errors import AnswerError, RequestError
 from hermes3.llm.grammar_text import Calls, choice_grammar, grammar_of, no_calls_grammar
-from hermes3.llm.options import Answering
+from hermes3.llm.options import Answering, OnUncompilable
+from hermes3.llm.reading import Reader
 from hermes3.llm.reply import Reply
 from hermes3.llm.tool_choice import choice_of
 from hermes3.prompt.functions import parse_tools
@@ -18,6 +19,9 @@ from hermes3.prompt.messages import Tool
 from hermes3.prompt.schema import Schema, closed, instance_of, json_schema_of, parse_response_format
 from hermes3.prompt.splitter import REASONING_TAGS, Splitter
 from hermes3.prompt.tools import CallOrder
+
+if TYPE_CHECKING:
+    from hermes3.llm.checks import Checks
 
 MAX_CHOICES = 1024  # of a grammar
 _GRAMMARS = ("regex", "choice", "lark", "gbnf")
@@ -41,18 +45,38 @@ class Form:
         schema: of the JSON that the prompt asks for; None for no word of it.
         call_order: the key of a call that comes first.
         grammar: what the answer must follow; None for anything.
-        callable: what the answer may call.
+        calls: those that it may hold; None for none.
         has_thoughts: thoughts in tags are told apart from the text.
         kind: the class that the answer becomes an instance of; None for none.
+        has_citations: those in the text are told.
+        on_uncompilable: what becomes of a schema that no grammar can be made of.
+        checks: what the grammar leaves open, to be held against the answer; None where it leaves nothing.
     """
 
     tools: tuple[Tool, ...] = ()
     schema: Schema | None = None
     call_order: CallOrder = "name"
     grammar: GrammarText | None = None
-    callable: tuple[Tool, ...] = ()
+    calls: Calls | None = None
     has_thoughts: bool = False
     kind: Any = None
+    has_citations: bool = False
+    on_uncompilable: OnUncompilable = "refuse"
+    checks: Checks | None = None
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        """What the answer may call."""
+        return () if self.calls is None else tuple(self.calls.tools)
+
+    @property
+    def answer_schema(self) -> Schema | None:
+        """Of the JSON that the answer is: a class takes no more than it names."""
+        return closed(self.schema) if self.kind is not None and self.schema is not None else self.schema
+
+    def reader(self) -> Reader:
+        """What reads one answer."""
+        return Reader(self.splitter(), has_citations=self.has_citations)
 
     def splitter(self) -> Splitter | None:
         """What takes one answer apart; None where its text is the answer."""
@@ -68,14 +92,14 @@ class Form:
         """The reply with what the whole of it becomes.
 
         Raises:
-            Hermes3Error: the class that was asked for does not take it.
+            AnswerError: the class that was asked for does not take it.
         """
         if self.kind is None or reply.finish_reason != "stop":
             return reply
         try:
             return replace(reply, parsed=instance_of(self.kind, reply.text))
         except ValueError as error:
-            raise Hermes3Error(f"the answer satisfies the schema, but not its class: {error}") from error
+            raise AnswerError(f"the answer satisfies the schema, but not its class: {error}") from error
 
 
 PLAIN = Form()
@@ -100,11 +124,14 @@ def _form_of(asked: Answering) -> Form:
         shown = f"{order!r:.60}"
         raise RequestError(f"call_order is {shown}, it must be 'name' or 'arguments'", param="call_order")
     _check_bool("reasoning", has_thoughts)
+    has_citations = asked.get("citations", False)
+    _check_bool("citations", has_citations)
     is_parallel = asked.get("parallel_tool_calls", True)
     _check_bool("parallel_tool_calls", is_parallel)
     tools = tuple(parse_tools(asked.get("tools") or ()))
     choice, allowed = choice_of(asked.get("tool_choice"), tools)
     schema, kind = _response_format(asked.get("response_format"))
+    calls = Calls(allowed, choice == "auto", not is_parallel, order) if allowed else None
     given = asked.get("grammar")
     if given is not None:
         if schema is not None or allowed:
@@ -112,14 +139,25 @@ def _form_of(asked: Answering) -> Form:
             raise RequestError(f"grammar and {other} both say what the answer is: give one", param="grammar")
         grammar: GrammarText | None = _own_grammar(given)
     elif allowed or schema is not None:
-        calls = Calls(allowed, choice == "auto", not is_parallel, order) if allowed else None
         text = grammar_of(calls, closed(schema) if kind and schema else schema, has_thoughts=has_thoughts)
         grammar = GrammarText("lark", text, "tools" if allowed else "response_format")
     else:
         grammar = GrammarText("lark", no_calls_grammar(), "tool_choice") if tools else None
     if choice == "required":
         schema = kind = None
-    return Form(tools, schema, order, grammar, allowed, has_thoughts, kind)
+    return Form(
+        tools, schema, order, grammar, calls, has_thoughts, kind, has_citations, _on_uncompilable(asked)
+    )
+
+
+def _on_uncompilable(asked: Answering) -> OnUncompilable:
+    given, known = asked.get("on_uncompilable", "refuse"), get_args(OnUncompilable)
+    if given not in known:
+        raise RequestError(
+            f"on_uncompilable is {given!r:.60}, it must be {' or '.join(map(repr, known))}",
+            param="on_uncompilable",
+        )
+    return given
 
 
 def _response_format(raw: object) -> tuple[Schema | None, Any]:

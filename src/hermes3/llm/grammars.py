@@ -11,8 +11,8 @@ from typing import Any
 
 from hermes3.engine.grammar import Grammar, GrammarVocabulary
 from hermes3.errors import RequestError
+from hermes3.llm.checks import loosened, schemas_of
 from hermes3.llm.form import Form
-from hermes3.llm.grammar_text import arguments_schema
 from hermes3.prompt.chatml import Segment
 from hermes3.prompt.tools import END_TOOL_CALL, TOOL_CALL
 from hermes3.tokenizer import Tokenizer
@@ -55,6 +55,22 @@ class Grammars:
                 raise
             raise fault from error
 
+    def fitted(self, form: Form) -> tuple[Form, Grammar | None]:
+        """A form and its grammar; where it cannot be compiled and may be loosened, those of the looser one.
+
+        Raises:
+            RequestError: see ``compiled``; or answers cannot be held against a schema either.
+        """
+        own = form.grammar
+        if form.on_uncompilable == "refuse" or own is None or (form.calls is None and form.schema is None):
+            return form, self.compiled(form)
+        vocabulary = self._made()
+        try:
+            return form, vocabulary.compile(own.kind, own.text, param=own.param)
+        except RequestError:
+            loose = loosened(form, _at_fault(vocabulary, form))
+        return loose, self.compiled(loose)
+
     def close(self) -> None:
         """Stop the threads that compute masks."""
         with self._lock:
@@ -85,17 +101,19 @@ def _segments(text: str) -> Iterator[Segment]:
             yield Segment(piece, is_special=_TAGS.fullmatch(piece) is not None)
 
 
+def _at_fault(vocabulary: GrammarVocabulary, form: Form) -> frozenset[str]:
+    """Names of the schemas that cannot be compiled; of all where each can by itself, or time is up."""
+    schemas, found = schemas_of(form), set()
+    end = time.monotonic() + _PROBING_S
+    for param, schema in schemas.items():
+        if time.monotonic() > end or vocabulary.objection("json_schema", json.dumps(schema)) is not None:
+            found.add(param)
+    return frozenset(found or schemas)
+
+
 def _fault(vocabulary: GrammarVocabulary, form: Form) -> RequestError | None:
     """Which schema of several is at fault, and where in it; None where none is by itself."""
-    schemas = [
-        (f"tools[{index}].function.parameters", arguments_schema(tool))
-        for index, tool in enumerate(form.tools)
-        if tool in form.callable
-    ]
-    if form.schema is not None:
-        name = "response_format" if form.kind else "response_format.json_schema.schema"
-        schemas.append((name, form.schema))
-    for param, schema in schemas:
+    for param, schema in schemas_of(form).items():
         words = vocabulary.objection("json_schema", json.dumps(schema))
         if words is not None:
             path = _path(vocabulary, schema, words)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from hermes3.engine.grammar import Grammar
 from hermes3.engine.model import KVType
 from hermes3.engine.pace import LATENCY_S
 from hermes3.engine.prefix_store import DEFAULT_BYTES
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scoring
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
-from hermes3.llm.form import PLAIN, Form, form_of
+from hermes3.llm.form import Form, form_of
 from hermes3.llm.grammars import Grammars
 from hermes3.llm.load import Load
 from hermes3.llm.options import Answering, ChatOptions, Sampling, parted, split
 from hermes3.llm.parts import Parts
-from hermes3.llm.reading import Reader
+from hermes3.llm.prepared import Prepared
 from hermes3.llm.reply import Reply
 from hermes3.llm.request import Request, Sink
+from hermes3.llm.retrying import Retrying
 from hermes3.llm.streams import Stream
 from hermes3.llm.worker import Worker
 from hermes3.prompt.chatml import Segment, render, system_segments
@@ -36,23 +36,6 @@ if TYPE_CHECKING:
 
 Conversation = str | Iterable[Message | Mapping[str, Any]]
 Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A prompt ready to be answered.
-
-    Attributes:
-        ids: its tokens.
-        form: what the answer may look like.
-        grammar: of the form, compiled; None for none.
-        n_prefix: ids of the system turn, where those are kept on disk.
-    """
-
-    ids: list[int]
-    form: Form = PLAIN
-    grammar: Grammar | None = None
-    n_prefix: int = 0
 
 
 class LLM:
@@ -403,9 +386,8 @@ class LLM:
         self.close()
 
     def _rendered(self, messages: Conversation, form: Form) -> list[Segment]:
-        turns = [Message("user", messages)] if isinstance(messages, str) else parse_messages(messages)
         return render(
-            turns,
+            _turns(messages),
             template=self.template,
             tools=form.tools,
             schema=form.schema,
@@ -418,12 +400,14 @@ class LLM:
         return ids
 
     def _prepared(self, messages: Conversation, form: Form) -> Prepared:
-        segments = self._rendered(messages, form)
+        turns = _turns(messages)
+        segments = self._rendered(turns, form)
         ids, n_prefix = self._encoded(segments), 0
         if self._keeps_prefixes:
             n_prefix = len(self.tokenizer.encode_segments(system_segments(segments)))
             self._worker.recall(ids[:n_prefix])
-        return Prepared(ids, form, self._grammars.compiled(form), n_prefix)
+        fitted, grammar = self._grammars.fitted(form)
+        return Prepared(ids, fitted, grammar, n_prefix, () if fitted.checks is None else tuple(turns))
 
     def start(
         self, prepared: Prepared, *, params: SamplingParams | None = None, **sampling: Unpack[Sampling]
@@ -440,13 +424,29 @@ class LLM:
     def _start(
         self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling, sink: Sink
     ) -> Callable[[], None]:
-        """Submit a prompt; what is returned cancels it."""
+        """Start the answer to a prompt; what is returned cancels it."""
+        checks = prepared.form.checks
+        if checks is None:
+            return self._submit(prepared, params, sampling, sink)
+
+        def submit(turns: Sequence[Message], sink: Sink) -> Callable[[], None]:
+            if turns is prepared.turns:
+                return self._submit(prepared, params, sampling, sink)
+            ids = self._encoded(self._rendered(turns, prepared.form))
+            asked, room = split(params, sampling)[0].max_tokens, self.n_ctx - len(ids)
+            fewer: Sampling = {**sampling, "max_tokens": room if asked is None else min(asked, room)}
+            return self._submit(replace(prepared, ids=ids), params, fewer, sink)
+
+        return Retrying(prepared.turns, checks, submit, sink).start()
+
+    def _submit(
+        self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling, sink: Sink
+    ) -> Callable[[], None]:
         ids, grammar = prepared.ids, prepared.grammar
         asked, stops = split(params, sampling)
         ends = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._end_ids
         asked = replace(asked, stop_ids=ends, max_tokens=self._max_tokens(len(ids), asked.max_tokens))
-        reader = Reader(prepared.form.splitter())
-        request = Request(len(ids), stops, ends, self.tokenizer, reader, sink)
+        request = Request(len(ids), stops, ends, self.tokenizer, prepared.form.reader(), sink)
         matcher = None if grammar is None else grammar.matcher()
         key = self._worker.submit(ids, asked, request, matcher, prepared.n_prefix)
         return partial(self._worker.cancel, key)
@@ -469,6 +469,10 @@ class LLM:
                 param="max_tokens",
             )
         return room if asked is None else asked
+
+
+def _turns(messages: Conversation) -> list[Message]:
+    return [Message("user", messages)] if isinstance(messages, str) else parse_messages(messages)
 
 
 def _close(worker: Worker, grammars: Grammars) -> None:

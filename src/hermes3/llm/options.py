@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from hermes3.engine.sampling import SamplingParams
 from hermes3.errors import RequestError
@@ -12,6 +12,9 @@ from hermes3.prompt.tools import CallOrder
 
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
+
+
+OnUncompilable = Literal["refuse", "retry"]
 
 
 class Sampling(TypedDict, total=False):
@@ -51,6 +54,11 @@ class Answering(TypedDict, total=False):
     llama.cpp's language, ``{"gbnf": ...}``.
     ``call_order``: the key of a call that comes first: "name" (the default), or "arguments" as on the card.
     ``reasoning``: thoughts in tags are allowed in front, and told apart from the text.
+    ``citations``: what stands in ``<co: doc_id>...</co>`` is told as ``Reply.citations``; the text stays.
+    ``on_uncompilable``: what becomes of a schema that no grammar can be made of: "refuse" the request (the
+    default), or "retry": the answer may be any JSON of its kind, is held against the schema once it is whole,
+    and asked for again, up to three times in all, with the model told what is wrong. Nothing is given out
+    before it passed, so a stream brings all of it at its end.
     """
 
     tools: Iterable[object]
@@ -60,6 +68,8 @@ class Answering(TypedDict, total=False):
     grammar: object
     call_order: CallOrder
     reasoning: bool
+    citations: bool
+    on_uncompilable: OnUncompilable
 
 
 class ChatOptions(Sampling, Answering, total=False):

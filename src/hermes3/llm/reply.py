@@ -112,6 +112,7 @@ class Delta:
         tool_calls: how calls grow, where tools were given.
         broken_calls: calls that ended here and cannot be made; one that has an index had deltas before.
         stop_string: on the last delta, the one that ended the answer, if one did.
+        citations: on the last delta, those in the answer's text, where they were asked for.
     """
 
     text: str
@@ -123,6 +124,7 @@ class Delta:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     broken_calls: tuple[ParsedCall, ...] = ()
     stop_string: str | None = None
+    citations: tuple[Citation, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class Reply:
         broken_calls: those that cannot, cut by the end of the answer for example.
         parsed: an instance of the class that ``response_format`` was; None where the answer was cut.
         stop_string: the one that ended the answer, if one did.
+        citations: those in the text, None where they were not asked for; ``text[slice(*citation.span)]`` is
+            what one marks.
     """
 
     text: str
@@ -152,6 +156,7 @@ class Reply:
     broken_calls: tuple[ParsedCall, ...] = ()
     parsed: Any = None
     stop_string: str | None = None
+    citations: tuple[Citation, ...] | None = None
 
     def cited(self) -> tuple[str, list[Citation]]:
         """The text without the tags of its citations, ``<co: doc_id>...</co>``, and the citations."""
@@ -179,6 +184,7 @@ class Reply:
             tool_calls=tuple(_calls(pieces)),
             broken_calls=tuple(call for piece in pieces for call in piece.broken_calls),
             stop_string=last.stop_string,
+            citations=last.citations,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # One id or several between commas, as in Cohere's grounded answers, which the tag comes from; their closing
 # tag repeats the ids, <co: 0,1>...</co: 0,1>. An id has 200 characters at most.
@@ -18,12 +18,14 @@ class Citation:
         start, end: where it stands in the text without tags, in characters: ``text[start:end]``.
         text: the stretch itself.
         documents: ids of the documents.
+        span: where it stands in the text with the tags, between its own.
     """
 
     start: int
     end: int
     text: str
     documents: tuple[str, ...]
+    span: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 def parse_citations(text: str) -> tuple[str, list[Citation]]:
@@ -37,7 +39,7 @@ def parse_citations(text: str) -> tuple[str, list[Citation]]:
     n_chars = 0
     read_to = 0
     starts: dict[int, int] = {}  # opening tag -> where its citation starts in the text without tags
-    spans: list[tuple[int, int, str]] = []
+    spans: list[tuple[int, int, str, tuple[int, int]]] = []
     for index, tag in enumerate(tags):
         if index not in partner:
             continue
@@ -45,12 +47,15 @@ def parse_citations(text: str) -> tuple[str, list[Citation]]:
         n_chars += len(pieces[-1])
         read_to = tag.end()
         if tag[1]:
-            spans.append((starts[partner[index]], n_chars, tags[partner[index]][2]))
+            opening = tags[partner[index]]
+            spans.append((starts[partner[index]], n_chars, opening[2], (opening.end(), tag.start())))
         else:
             starts[index] = n_chars
     plain = "".join([*pieces, text[read_to:]])
     spans.sort(key=lambda span: (span[0], -span[1]))
-    return plain, [Citation(start, end, plain[start:end], _ids(ids)) for start, end, ids in spans]
+    return plain, [
+        Citation(start, end, plain[start:end], _ids(ids), span) for start, end, ids, span in spans
+    ]
 
 
 def _partners(tags: list[re.Match[str]]) -> dict[int, int]:

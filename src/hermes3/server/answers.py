@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from hermes3.llm import Delta, Reply, Timings, TokenLogprob, ToolCallDelta, Usage
+from hermes3.prompt.citations import Citation
 from hermes3.prompt.pieces import ParsedCall
 
 Body = dict[str, object]
@@ -60,6 +61,8 @@ def chat_choice(index: int, reply: Reply) -> Body:
         message["reasoning_content"] = reply.reasoning
     if reply.tool_calls:
         message["tool_calls"] = [call.to_dict() for call in reply.tool_calls]
+    if reply.citations is not None:
+        message["citations"] = _citations(reply.citations)
     return {
         "index": index,
         "message": message,
@@ -86,6 +89,8 @@ def chat_chunk_choices(index: int, delta: Delta) -> list[Body]:
     steps: list[Body] = [text] if text else []
     for call in delta.tool_calls:
         steps += [{"tool_calls": [step]} for step in _call_steps(call)]
+    if delta.citations is not None:
+        steps.append({"citations": _citations(delta.citations)})
     logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
     end = _broken(delta.broken_calls)
     if not steps and (logprobs or end or delta.finish_reason):
@@ -105,6 +110,14 @@ def _call_steps(call: ToolCallDelta) -> Iterator[Body]:
         yield {"index": call.index, "id": call.id, "type": "function", "function": function}
     if call.arguments:
         yield {"index": call.index, "function": {"arguments": call.arguments}}
+
+
+def _citations(citations: Sequence[Citation]) -> list[Body]:
+    """``start`` and ``end`` count the characters of the content as it stands, tags and all."""
+    return [
+        {"start": each.span[0], "end": each.span[1], "text": each.text, "documents": list(each.documents)}
+        for each in citations
+    ]
 
 
 def _broken(calls: Sequence[ParsedCall]) -> Body:

@@ -47,6 +47,8 @@ def prepare(llm: LLM, request: ChatRequest, limits: Limits) -> Prepared:
         "parallel_tool_calls": request.parallel_tool_calls,
         "call_order": request.call_order,
         "reasoning": request.reasoning,
+        "on_uncompilable": request.on_uncompilable,
+        "citations": request.citations,
     }
     if wanted is not None:
         given[wanted.option] = wanted.asked

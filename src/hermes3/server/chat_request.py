@@ -121,6 +121,15 @@ class ChatRequest(AnswerRequest):
         None, description="thoughts in tags may come first, and are told apart as `reasoning_content`"
     )
 
+    on_uncompilable: Literal["refuse", "retry"] | None = Field(
+        None,
+        description="of a schema that no grammar can be made of: `refuse` the request (the default), or "
+        "`retry`: answers are checked when they are whole, and asked for up to three times",
+    )
+    citations: bool | None = Field(
+        None, description="what stands in `<co: doc_id>...</co>` is listed as `citations`, beside the content"
+    )
+
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:

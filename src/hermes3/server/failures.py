@@ -7,7 +7,7 @@ from http import HTTPStatus
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from hermes3.errors import CapacityError, ContextLengthError, Hermes3Error, RequestError
+from hermes3.errors import AnswerError, CapacityError, ContextLengthError, Hermes3Error, RequestError
 from hermes3.server.protocol import explained
 
 
@@ -56,6 +56,8 @@ def failure_of(error: Exception) -> Failure:
         too_long = isinstance(error, ContextLengthError | CapacityError)
         code = "context_length_exceeded" if too_long else "invalid_value"
         return Failure(HTTPStatus.BAD_REQUEST, str(error), param=error.param, code=code)
+    if isinstance(error, AnswerError):  # asking again as clients do after a 5xx would be of no use
+        return Failure(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="answer_invalid")
     if isinstance(error, Hermes3Error):
         return Failure(HTTPStatus.SERVICE_UNAVAILABLE, str(error), code="engine_error")
     return Failure(

@@ -177,6 +177,7 @@ class MessagesRequest(CountRequest):
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     reasoning: bool | None = None
+    on_uncompilable: Literal["refuse", "retry"] | None = None
 
     def fields(self) -> dict[str, Any]:
         given = {
@@ -187,6 +188,7 @@ class MessagesRequest(CountRequest):
             "stop": self.stop_sequences or None,
             "user": None if self.metadata is None else self.metadata.user_id,
             "reasoning": self.reasoning,
+            "on_uncompilable": self.on_uncompilable,
         }
         return super().fields() | {name: value for name, value in given.items() if value is not None}
 

@@ -26,6 +26,16 @@ A call that the end of the answer cut, or that names no tool, is no call: beside
 `broken_tool_calls`, with index, name, arguments, raw text, status (`cut`, `broken`, `unknown`) and error of
 each. A streamed call of which that becomes known was streamed before; its index says which it is. A call
 whose name was not written yet stays in the text.
+
+With `on_uncompilable: "retry"` (also in /v1/responses and /v1/messages) the answer may be any JSON of its
+kind, a call's arguments any object, where a schema cannot be compiled. What does not satisfy the schema is
+put into the conversation with what is wrong, and asked for again; after three tries the request fails with
+422 (a response of /v1/responses is `failed`) and the code `answer_invalid`. Nothing is sent before it
+passed: a stream brings it whole at its end. `usage` counts all tries. JSON Schema is 2020-12, formats are
+notes to the model, patterns are Rust's (no look-around), references to other documents are refused.
+
+`citations` stand in the message, or in the stream's last delta: `start` and `end` count characters of the
+content as it stands, with all tags, `text` has none, `documents` are the ids.
 """
 
 

@@ -142,6 +142,7 @@ class ResponsesRequest(Strict):
     top_k: Int64 | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    on_uncompilable: Literal["refuse", "retry"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -175,7 +176,7 @@ class ResponsesRequest(Strict):
             "top_logprobs": self.top_logprobs,
         }
         same = ("temperature", "top_p", "metadata", "user", "safety_identifier", "prompt_cache_key", "seed",
-                "top_k", "min_p", "repetition_penalty")  # fmt: skip
+                "top_k", "min_p", "repetition_penalty", "on_uncompilable")  # fmt: skip
         given |= {name: getattr(self, name) for name in same}
         return ChatRequest.model_validate({name: each for name, each in given.items() if each is not None})
 

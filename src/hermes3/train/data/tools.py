@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hermes3.prompt.checking import Checker, checker_of
 from hermes3.prompt.functions import parse_tools
 from hermes3.prompt.json_text import json_text
 from hermes3.prompt.messages import Tool, ToolCall
@@ -13,7 +14,6 @@ from hermes3.prompt.splitter import parse_reply
 from hermes3.prompt.tools import END_TOOL_CALL, TOOL_CALL
 from hermes3.train.data.dialects import as_openai
 from hermes3.train.data.results import tagged, value_of
-from hermes3.train.data.schemas import Checker, checker_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from hermes3.errors import RequestError
+from hermes3.prompt.checking import checker_of
 from hermes3.prompt.messages import Tool
-from hermes3.train.data.schemas import checker_of
 
 
 def errors(schema: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
