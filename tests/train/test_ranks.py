@@ -48,10 +48,8 @@ def spread(path: Path, n: int, *changes: str) -> None:
         (2, {"neftune_alpha": 2.0, "data.eval_share": 0.1}),
         pytest.param(4, {}, marks=pytest.mark.long),
         pytest.param(2, {"lora": LORA}, marks=pytest.mark.long),
-        pytest.param(2, {"method": "dpo", "rmsprop": {}}, marks=pytest.mark.long),
-        pytest.param(2, {"method": "dpo", "lora": LORA, "recompute": "all"}, marks=pytest.mark.long),
     ],
-    ids=["sft", "four", "lora", "dpo", "dpo-lora"],
+    ids=["sft", "four", "lora"],
 )
 def test_processes_change_nothing(tmp_path: Path, n: int, changes: dict[str, Any]) -> None:
     share = changes.pop("data.eval_share", 0.0)
