@@ -102,6 +102,19 @@ def test_calls_alone(openai: str, tools: str, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(cut.stdout)["name"] == "rate"
 
 
+def test_a_schema_that_no_grammar_can_be_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {"type": "object", "properties": {"a": {"type": "string", "format": "none-such", "maxLength": 3}}}
+    (tmp_path / "odd.json").write_text(json.dumps([{"type": "function", "function": {
+        "name": "odd", "parameters": odd}}]))  # fmt: skip
+    given = ("call", "--tools", str(tmp_path / "odd.json"), "--print-calls", "x")
+    with_script(monkeypatch, "x")
+    refused = inside(*given)
+    assert refused.returncode == 1
+    assert "tools[0].function.parameters cannot be compiled" in refused.stderr
+    with_script(monkeypatch, calling("odd", a="long"), calling("odd", a="ab"))
+    assert json.loads(inside(*given, "--retry").stdout) == {"name": "odd", "arguments": {"a": "ab"}}
+
+
 def test_the_depth_and_a_cut_are_told(tools: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_script(monkeypatch, BERN, "Enough.")
     assert (

@@ -141,6 +141,9 @@ def test_the_key_comes_their_way() -> None:
         assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
 
 
+ODD = {"type": "object", "properties": {"a": {"type": "string", "format": "none-such"}}}
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -159,6 +162,9 @@ def test_the_key_comes_their_way() -> None:
         ({"temperature": -1}, "temperature"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"model": "gpt"}, "gpt"),
+        ({"tools": [{**WEATHER, "input_schema": ODD}]}, "tools[0].input_schema cannot be compiled"),
+        ({"output_config": {"format": {"type": "json_schema", "schema": ODD}}},
+         "output_config.format.schema cannot be compiled"),
     ],
 )
 def test_refusals_have_their_shape(address: str, more: dict[str, Any], said: str) -> None:

@@ -20,6 +20,7 @@ from hermes3.agent.running import Ask, Runner, StoppedError
 from hermes3.agent.trace import Trace, begin_record, digest
 from hermes3.errors import Hermes3Error, RequestError
 from hermes3.llm import LLM, ChatOptions, Conversation, Sampling, Stream
+from hermes3.llm.options import OnUncompilable
 from hermes3.prompt.functions import parse_tools
 from hermes3.prompt.messages import Message, Tool, parse_messages
 from hermes3.prompt.tools import CallOrder
@@ -40,6 +41,7 @@ class AgentOptions(Sampling, total=False):
     response_format: object
     call_order: CallOrder
     reasoning: bool
+    on_uncompilable: OnUncompilable
 
 
 class Agent:

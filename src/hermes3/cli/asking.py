@@ -20,6 +20,7 @@ def call(
     yes: options.Yes = False,
     print_calls: options.PrintCalls = False,
     reasoning: options.Reasoning = False,
+    retry: options.Retry = False,
     trace: options.TraceFile = None,
     replay: options.ReplayFile = None,
     temperature: options.Temperature = None,
@@ -42,7 +43,9 @@ def call(
     Tools come from files: the public functions with docstrings of a Python file (or its TOOLS), OpenAI's
     tools as JSON, whose results you are asked for, or MCP servers in the usual mcpServers form. Calls cannot
     be malformed. They and their results are shown on standard error, the answer goes to standard output.
-    What is marked as writing (`from hermes3 import writes`, or by an MCP server) is asked about first.
+    What is marked as writing (`from hermes3 import writes`, or by an MCP server) is asked about first. A tool
+    whose schema no grammar can be made of is refused; with --retry its calls are held against the schema, and
+    asked for up to three times before anything runs.
 
     \b
     Examples:
@@ -63,7 +66,10 @@ def call(
 
         chat = ChatOptions(prompt, model, system, sampling, ctx, threads, bos, False, prefix_folder)
         files: list[Path] = tools or []
-        run(CallOptions(chat, files, tool_choice, depth, timeout, yes, print_calls, reasoning, trace, replay))
+        asked = CallOptions(
+            chat, files, tool_choice, depth, timeout, yes, print_calls, reasoning, retry, trace, replay
+        )
+        run(asked)
 
 
 def json_object(

@@ -43,6 +43,7 @@ class CallOptions:
     yes: bool
     print_calls: bool
     reasoning: bool
+    retry: bool
     trace: Path | None
     replay: Path | None
 
@@ -105,6 +106,7 @@ def _live(options: CallOptions, prompt: str, found: Sequence[Found], out: TextIO
             ask=False if options.yes else screen.allows,
             tool_choice=_choice(options.choice),
             reasoning=options.reasoning,
+            on_uncompilable="retry" if options.retry else "refuse",
             **options.chat.sampling,
         )
         with written(options.trace, agent.start(messages)) as events:
@@ -224,6 +226,7 @@ def _print_calls(
         tools=tools,
         tool_choice=_choice(options.choice),
         reasoning=options.reasoning,
+        on_uncompilable="retry" if options.retry else "refuse",
         **options.chat.sampling,
     )
     if reply.text:

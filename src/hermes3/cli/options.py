@@ -75,7 +75,7 @@ Reasoning = Annotated[
     bool, typer.Option("--reasoning", help="Thoughts in tags may come first, and are told apart.")
 ]
 Retry = Annotated[
-    bool, typer.Option("--retry", help="Where no grammar can be made of the schema: check, and ask again.")
+    bool, typer.Option("--retry", help="Where no grammar can be made of a schema: check, and ask again.")
 ]
 TraceFile = Annotated[
     Path | None, typer.Option("--trace", metavar="FILE", help="Write all that happens to it, as JSON lines.")
