@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SHELL = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
-GROUPS = {"data"}  # commands that have commands of their own
+GROUPS = {"data", "train"}  # commands that have commands of their own
 FIRST_BLOCK = BLOCKS[0][1].splitlines()
 
 
