@@ -68,6 +68,10 @@ class Run:
             DiskSpaceError: a checkpoint or the model does not fit; checkpoints before are whole.
             Hermes3Error: training diverged.
         """
+        if self.recipe.method == "dpo" and self.ranks.n > 1:
+            raise RequestError(
+                "method 'dpo' runs in one process: with several its gradients are wrong", param="method"
+            )
         target = export.target_of(self.recipe)
         if self.recipe.tensorboard:
             check_boards()
