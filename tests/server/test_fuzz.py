@@ -83,6 +83,8 @@ def fault(sent: Sent, got: bytes) -> str | None:
     if not got or sent.is_left:
         return "no answer" if sent.is_whole and not sent.is_left and len(sent.raw) < 1 << 18 else None
     status = int(head[9:12])
+    if body.startswith(b'{"openapi":'):
+        return None  # it names them
     if status >= 500 or any(word in body for word in INSIDE):
         return f"{status}: {body[:300]!r}"
     if status >= 400 and body and b"json" in head.lower() and b'"message"' not in body:

@@ -133,7 +133,9 @@ class GrammarVocabulary:
             return str(error)
         if fault := trial.fault_of(grammar, self._special, 32 * self._n_words):
             return fault
-        return _own(LLMatcher.validate_grammar(grammar, self._tokenizer, limits=_LIMITS)) or None
+        # validate_grammar lets Rust's panics through, which are no Exception; a matcher keeps them as words
+        tried = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        return _words(tried) if tried.is_error() else None
 
     def close(self) -> None:
         """Stops the threads that compute masks."""

@@ -167,8 +167,11 @@ def _told(request: Request, failure: Failure) -> Response:
 async def _fail_http(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path[:100]}: {error.detail}."
+    path = request.url.path
+    message = f"{request.method} {path[:100]}: {error.detail}."
     headers = dict(error.headers) if error.headers else None
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and len(all_of := openapi.methods_of(path)) > 1:
+        headers = {"allow": ", ".join(all_of)}  # the framework names those of one of its routes
     return _told(request, Failure(error.status_code, message, headers=headers))
 
 

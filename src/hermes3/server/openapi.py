@@ -161,6 +161,15 @@ def document(*, asks_for_keys: bool) -> Object:
     }
 
 
+def methods_of(path: str) -> list[str]:
+    """The methods that are listed for a request's path."""
+    return [
+        route.method.upper()
+        for route in ROUTES
+        if re.fullmatch(re.escape(route.path).replace(r"\{name\}", "[^/]+"), path)
+    ]
+
+
 def page() -> str:
     """/docs: the same to be read; plain HTML, nothing to load and nothing to run."""
     given = document(asks_for_keys=True)
@@ -225,7 +234,7 @@ def _responses(route: Route) -> Object:
         body = {"type": "object", "required": list(route.gives)}
         found["200"] = {"description": "OK", "content": _json(body)}
         if route.streams:
-            found["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+            found["200"]["content"]["text/event-stream"] = {}
     for status in (*route.refuses, *(() if route.is_open else (401,)), *_BEFORE):
         name = "Error"
         if route.is_open and status == HTTPStatus.SERVICE_UNAVAILABLE:
