@@ -47,7 +47,7 @@ def verdict(judge: Judge, row: dict[str, Any]) -> str:
     try:
         grammar = judge.compiled(**asked(row["schema"]))
     except RequestError as error:
-        return " ".join(str(error).removeprefix("response_format cannot be compiled: ").split())
+        return " ".join(str(error).partition(" cannot be compiled: ")[2].split()) or str(error)
     wrong = []
     for test in row["tests"]:
         for style, options in WRITTEN.items():
