@@ -187,7 +187,7 @@ def test_hanging_up_cancels(served, stream: bool) -> None:
     engine.cancelled.clear()
     engine.go.clear()
     client = openai.OpenAI(base_url=address + "/v1", api_key="none", max_retries=0, timeout=0.3)
-    with pytest.raises(openai.APITimeoutError):
+    with pytest.raises(Exception, match="timed out"):  # its own error, or of its transport by its version
         for _ in client.chat.completions.create(model="fake", messages=HI, n=4, stream=stream):
             pass
     client.close()
