@@ -44,8 +44,9 @@ def answers(path: Path) -> dict[str, Any]:
 def answered(llm: LLM, source: Path, target: Path, at_once: int = 3) -> tuple[Outcome, list[tuple[int, int]]]:
     told: list[tuple[int, int]] = []
     app = create_app(llm, served_model_name="fake")
+    names = check(source, MAX)
     work = answer_all(
-        app, source, target, at_once=at_once, max_bytes=MAX, told=lambda n, bad: told.append((n, bad))
+        app, source, names, target, at_once=at_once, max_bytes=MAX, told=lambda n, bad: told.append((n, bad))
     )
     return asyncio.run(work), told
 

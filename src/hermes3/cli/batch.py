@@ -35,7 +35,8 @@ def run(
     from hermes3.server.protocol import MAX_CHOICES
 
     max_bytes = Limits().max_body_bytes
-    n = len(check(source, max_bytes))
+    names = check(source, max_bytes)
+    n = len(names)
     name, path = located(model)
     start, first = time.monotonic(), -1
 
@@ -49,7 +50,7 @@ def run(
         n_answers = at_once * MAX_CHOICES
         limits = Limits(max_requests=n_answers, max_queued_tokens=n_answers * llm.n_ctx)
         app = create_app(llm, served_model_name=served_model_name or name, limits=limits)
-        work = answer_all(app, source, target, at_once=at_once, max_bytes=max_bytes, told=told)
+        work = answer_all(app, source, names, target, at_once=at_once, max_bytes=max_bytes, told=told)
         outcome = asyncio.run(work)
     before = f", {outcome.n_before} of them by an earlier run" if outcome.n_before else ""
     failed = f"; {outcome.n_failed} failed, their answers say why" if outcome.n_failed else ""

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -72,24 +72,31 @@ def check(source: Path, max_bytes: int) -> list[str]:
 
 
 async def answer_all(
-    app: FastAPI, source: Path, target: Path, *, at_once: int, max_bytes: int, told: Told
+    app: FastAPI,
+    source: Path,
+    names: Collection[str],
+    target: Path,
+    *,
+    at_once: int,
+    max_bytes: int,
+    told: Told,
 ) -> Outcome:
     """Answers each line that has no answer in ``target`` yet. Stopped anywhere, it goes on when called again.
 
     Args:
         app: the application that answers; nobody else uses it meanwhile.
         source: the requests.
+        names: their custom_ids, out of ``check``.
         target: the answers; appended to.
         at_once: answers in work at a time.
         max_bytes: of a request.
         told: is told how many lines are answered, and how many of them failed, as they are.
 
     Raises:
-        FormatError: a bad line in either file; ``target`` is that of other requests.
+        FormatError: ``target`` has a bad line, or is that of other requests.
         RequestError: a file cannot be read or written, or another run writes ``target``.
         Hermes3Error: the engine stopped; what was answered is kept.
     """
-    names = check(source, max_bytes)
     with _opened(target) as file:
         done = _answered(file, target, set(names))
         n_before, n_failed = len(done), 0
