@@ -192,7 +192,7 @@ def test_a_wrong_key_ends_the_run_at_once(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "will not answer" in done.stderr
     assert "check --base-url, --model and the key" in done.stderr
-    assert len(server.requests) <= 9
+    assert len(server.requests) <= 8  # those begun before the first refusal came
 
 
 def slow(request: Request) -> dict[str, Any] | int:

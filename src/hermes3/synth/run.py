@@ -89,13 +89,20 @@ async def _in_order(
 ) -> AsyncIterator[tuple[Task, Result]]:
     """Results in the order of the tasks; some are worked at while an earlier one is waited for."""
     gate = asyncio.Semaphore(at_once)
+    fatal: Hermes3Error | None = None  # no other is begun after it, whichever is waited for
 
     async def one(task: Task) -> Result:
+        nonlocal fatal
         async with gate:
+            if fatal is not None:
+                raise fatal
             try:
                 return await written(task, teacher, settings)
             except (RejectedError, UnansweredError) as error:
                 return error
+            except Hermes3Error as error:
+                fatal = error
+                raise
 
     running: deque[tuple[Task, asyncio.Task[Result]]] = deque()
     try:
