@@ -23,6 +23,7 @@ def http() -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.filterwarnings("error:Duplicate Operation ID")
 def test_every_route_stands_there() -> None:
     with fake_llm()[0] as llm:
         paths = create_app(llm).openapi()["paths"]  # FastAPI's own list of them, which is not served
@@ -36,6 +37,12 @@ def test_every_field_of_a_chat_stands_there(http: httpx.Client) -> None:
     properties = http.get("/openapi.json").json()["components"]["schemas"]["ChatRequest"]["properties"]
     assert set(properties) == {*ChatRequest.model_fields, *ChatRequest.refused}
     assert properties["service_tier"]["enum"] == [None, "auto", "default"]
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    paths = document(asks_for_keys=False)["paths"]
+    names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
+    assert len(set(names)) == len(names) == len(ROUTES)
 
 
 def test_keys_are_asked_for_where_it_says_so(http: httpx.Client) -> None:

@@ -310,7 +310,7 @@ def test_unknown_routes_and_methods(http: httpx.Client) -> None:
     refusal(answer, 405)
     assert answer.headers["allow"] == "POST"
     assert http.put("/v1/responses/x").headers["allow"] == "GET, DELETE"
-    assert http.put("/docs").headers["allow"] in ("GET, HEAD", "HEAD, GET")
+    assert http.put("/docs").headers["allow"] == "GET, HEAD"
 
 
 def test_docs_of_the_framework_are_off(http: httpx.Client) -> None:

@@ -119,8 +119,9 @@ def create_app(
 def _add_pages(app: FastAPI, *, asks_for_keys: bool) -> None:
     """What everybody may read."""
     listed = JSONResponse(openapi.document(asks_for_keys=asks_for_keys))
-    app.add_api_route("/", Page().show, methods=["GET", "HEAD"], response_model=None)
-    app.add_api_route("/docs", Page(openapi.page()).show, methods=["GET", "HEAD"], response_model=None)
+    for path, page in (("/", Page()), ("/docs", Page(openapi.page()))):
+        for method in ("GET", "HEAD"):  # one route of both would give one operation ID to two operations
+            app.add_api_route(path, page.show, methods=[method], response_model=None)
     app.add_api_route("/openapi.json", lambda: listed, methods=["GET"], response_model=None)
 
 

@@ -20,6 +20,8 @@ class Limits:
             64 full contexts.
         max_tokens_default: tokens of a chat answer whose request names no max_tokens.
         max_body_bytes: of a request's body (413 above); 8 MiB are four times the text of 128k tokens.
+        head_s: seconds in which a request's head must be here, from its first byte on, or on a new connection
+            from its begin (408, where it has begun; the connection is closed).
         body_s: seconds in which a body must be here (408 after).
         max_headers, max_header_bytes: of a request (431 above).
         max_tools, max_tools_bytes: of a request; more than 128 tools are never taken.
@@ -42,6 +44,7 @@ class Limits:
     max_queued_tokens: int | None = None
     max_tokens_default: int = 4096
     max_body_bytes: int = 8 << 20
+    head_s: float = 20.0
     body_s: float = 60.0
     max_headers: int = 100
     max_header_bytes: int = 32 << 10

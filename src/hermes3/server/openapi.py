@@ -52,6 +52,7 @@ class Route(NamedTuple):
     is_open: bool = False
 
 
+_PAGE = "text/html"
 _ANSWER = ("id", "object", "created", "model", "choices", "usage", "timings")
 _RESPONSE = ("id", "object", "created_at", "status", "model", "output")
 ROUTES = (
@@ -87,8 +88,8 @@ ROUTES = (
     Route("get", "/health", "Whether the process is of any use", gives=("status",), refuses=(503,),
           is_open=True),
     Route("get", "/ready", "Whether to send requests here", gives=("status",), refuses=(503,), is_open=True),
-    Route("get", "/", "The chat page", gives="text/html", is_open=True),
-    Route("get", "/docs", "This list, to be read", gives="text/html", is_open=True),
+    Route("get", "/", "The chat page", gives=_PAGE, is_open=True),
+    Route("get", "/docs", "This list, to be read", gives=_PAGE, is_open=True),
     Route("get", "/openapi.json", "This list, as OpenAPI", gives=("openapi", "info", "paths"), is_open=True),
 )  # fmt: skip
 _NULL_OR_TEXT = {"type": ["string", "null"]}
@@ -162,12 +163,14 @@ def document(*, asks_for_keys: bool) -> Object:
 
 
 def methods_of(path: str) -> list[str]:
-    """The methods that are listed for a request's path."""
-    return [
-        route.method.upper()
+    """The methods that a request's path has: those that are listed, and HEAD of pages."""
+    found = [
+        route
         for route in ROUTES
         if re.fullmatch(re.escape(route.path).replace(r"\{name\}", "[^/]+"), path)
     ]
+    heads = ["HEAD"] if any(route.gives == _PAGE for route in found) else []
+    return [route.method.upper() for route in found] + heads
 
 
 def page() -> str:

@@ -18,6 +18,7 @@ from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
 from hermes3.server import logs
 from hermes3.server.app import create_app
+from hermes3.server.deadlines import timed
 from hermes3.server.desk import Desk
 from hermes3.server.hosts import names_for
 from hermes3.server.keys import Keys
@@ -85,7 +86,7 @@ def serve(model: str, settings: Settings) -> None:
         AppStatus.enable_automatic_graceful_drain = False  # it would cut streams off at the signal
         config = uvicorn.Config(
             app,
-            http="h11",  # its heads are bounded, httptools' are not
+            http=timed(head_s=limits.head_s, body_s=limits.body_s),  # of h11: httptools' heads have no bound
             ws="none",
             limit_concurrency=MAX_CONNECTIONS,
             log_config=None,
