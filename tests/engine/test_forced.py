@@ -45,9 +45,12 @@ def answers(model: Model, grammar: Grammar, sampling: dict[str, Any], **options:
     ]
     outputs = run(engine)
     for each in sequences:
-        assert [i for output in outputs if output.sequence is each for i in output.ids] == each.answer
+        own = [output for output in outputs if output.sequence is each]
+        assert [i for output in own for i in output.ids] == each.answer
+        assert [is_forced for output in own for is_forced in output.forced] == each.forced
+        assert (len(each.forced), sum(each.forced)) == (each.n_answer, each.n_forced)
     assert engine.n_free_kv_tokens == engine.n_kv_tokens
-    return [(each.answer, each.finish_reason) for each in sequences], engine
+    return [(each.answer, each.finish_reason, each.forced) for each in sequences], engine
 
 
 @TEMPERATURES
@@ -60,8 +63,10 @@ def test_answers_are_the_same_in_a_fraction_of_the_steps(
     plain, slow = answers(model, grammar, sampling, speculative=False)
     fast, engine = answers(model, grammar, sampling)
     assert fast == plain
-    assert all(bytes(answer)[3:25] == b'{"name": "get_weather"' for answer, _ in fast)
-    assert {reason for _, reason in fast} == {"stop"}
+    assert all(bytes(answer)[3:25] == b'{"name": "get_weather"' for answer, *_ in fast)
+    assert {reason for _, reason, _ in fast} == {"stop"}
+    flags = [*[False] * 3, *[True] * 22, *[False] * 4, *[True] * 6]
+    assert [forced for *_, forced in fast] == [flags] * 6
     assert (slow.counters.n_steps, slow.counters.n_forced) == (35, 0)
     assert (engine.counters.n_steps, engine.counters.n_forced) == (7, 6 * 28)
     assert slow.counters.n_generated == engine.counters.n_generated == 6 * 35
@@ -99,7 +104,7 @@ def test_max_tokens_and_context_cut_what_is_forced(
         plain, _ = answers(model, grammar, sampling, speculative=False, **options)
         fast, _ = answers(model, grammar, sampling, **options)
         assert fast == plain
-        assert {len(answer) for answer, _ in fast} == {max_tokens}
+        assert {len(answer) for answer, *_ in fast} == {max_tokens}
 
 
 def test_a_stop_id_among_what_is_forced_ends_the_answer(model: Model, vocabulary: GrammarVocabulary) -> None:
@@ -107,7 +112,7 @@ def test_a_stop_id_among_what_is_forced_ends_the_answer(model: Model, vocabulary
     fast, _ = answers(model, vocabulary.compile("lark", CALL), sampling)
     plain, _ = answers(model, vocabulary.compile("lark", CALL), sampling, speculative=False)
     assert fast == plain
-    assert all(bytes(answer).endswith(b'"get_') and reason == "stop" for answer, reason in fast)
+    assert all(bytes(answer).endswith(b'"get_') and reason == "stop" for answer, reason, _ in fast)
 
 
 def test_an_answer_that_is_forced_to_its_end_computes_nothing(
@@ -115,7 +120,7 @@ def test_an_answer_that_is_forced_to_its_end_computes_nothing(
 ) -> None:
     fast, engine = answers(model, vocabulary.compile("regex", "only this"), {})
     plain, _ = answers(model, vocabulary.compile("regex", "only this"), {}, speculative=False)
-    assert fast == plain == [(list(b"only this"), "stop")] * 6
+    assert fast == plain == [(list(b"only this"), "stop", [True] * 9)] * 6
     assert (engine.counters.n_steps, engine.counters.n_computed) == (0, 0)
 
 

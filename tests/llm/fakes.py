@@ -77,6 +77,11 @@ class FakeSequence:
     n_done: int = 0
     n_cached: int = 0
     n_forced: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    mask_s: float = 0.0
+    mask_wait_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
     is_cancelled: bool = False
 
 
@@ -159,7 +164,11 @@ class FakeEngine:
             if output.finish_reason is None and sequence.left[:1] != [BROKEN]:
                 more = self.advance_by_one(sequence)
                 output = StepOutput(
-                    sequence, [*output.ids, *more.ids], [*output.logprobs, *more.logprobs], more.finish_reason
+                    sequence,
+                    [*output.ids, *more.ids],
+                    [*output.logprobs, *more.logprobs],
+                    more.finish_reason,
+                    forced=[*output.forced, *more.forced],
                 )
         return output
 
@@ -168,6 +177,7 @@ class FakeEngine:
         sequence.n_done += 1
         self.counters.n_computed += 1
         self.counters.n_generated += 1
+        is_forced = sequence.matcher is not None and bool(sequence.matcher.forced)
         if sequence.matcher is not None:
             mask = sequence.matcher.mask()
             if self.is_obedient:
@@ -184,7 +194,7 @@ class FakeEngine:
         if sequence.params.logprobs is not None:
             top = tuple(((token + i) % 256, -1.0 - i) for i in range(sequence.params.logprobs))
             logprobs = [TokenLogprob(token, -1.0, top)]
-        return StepOutput(sequence, [token], logprobs, reason)
+        return StepOutput(sequence, [token], logprobs, reason, forced=[is_forced])
 
 
 def allowed(mask: Mask, token: int) -> int:

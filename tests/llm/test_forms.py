@@ -73,6 +73,29 @@ def test_citations_are_told_and_the_text_stays() -> None:
         assert (reply.cited()[1], asked("None.", citations=True, **more).citations) == ([first, second], ())
 
 
+def test_forced_spans_of_an_answer_and_of_its_deltas() -> None:
+    text, grammar = "bé: xé! xyz", {"regex": "[ab]é: [xy]é! xyz"}
+    assert asked(text, grammar=grammar).forced_spans is None
+    for options in ({}, {"logprobs": 0}):
+        reply = asked(text, grammar=grammar, forced_spans=True, **options)
+        assert (reply.text, reply.forced_spans) == (text, ((1, 4), (5, 11)))
+    assert asked(text, grammar=grammar, forced_spans=True, stop="!").forced_spans == ((1, 4), (5, 6))
+    assert asked("Hi", forced_spans=True).forced_spans == ()
+    with fake_llm(saying(text), n_ctx=4000, ids_at_once=4)[0] as llm:
+        deltas = list(llm.chat("x", stream=True, grammar=grammar, forced_spans=True))
+    marked = [[delta.text[start:end] for start, end in delta.forced_spans] for delta in deltas]
+    assert "".join(piece for pieces in marked for piece in pieces) == "é: é! xyz"
+    assert len(deltas) > 2
+
+
+@pytest.mark.parametrize("options", [{"tools": TOOLS}, {"reasoning": True}])
+def test_forced_spans_are_refused_where_the_answer_is_taken_apart(options) -> None:
+    with pytest.raises(RequestError, match="leave forced_spans out") as refused:
+        asked("Hi", forced_spans=True, **options)
+    assert refused.value.param == "forced_spans"
+    assert asked("Hi", forced_spans=True, tools=TOOLS, tool_choice="none").forced_spans == ()
+
+
 TAGS = """scratch_pad SCRATCHPAD REASONING INNER_MONOLOGUE PLAN EXECUTION REFLECTION THINKING
 SOLUTION EXPLANATION UNIT_TEST"""
 

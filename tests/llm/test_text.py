@@ -43,6 +43,29 @@ def test_shows_all_that_no_stop_can_reach(pieces: list[str], stops: list[str]) -
             assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
 
 
+@given(st.text("ab🦙ü", max_size=12), STOPS, st.data())
+def test_forced_tokens_are_found_in_what_is_shown(text: str, stops: list[str], data: st.DataObject) -> None:
+    """However it is cut: a character counts by the byte that made it whole."""
+    answer, shown, found = AnswerText(FakeTokenizer().stream_decoder(), stops), "", []
+    ends = [len(text[: n + 1].encode()) - 1 for n in range(len(text))]
+    flags = [data.draw(st.booleans()) for _ in text.encode()]
+
+    def note() -> None:
+        spans = answer.forced()
+        assert list(spans) == sorted(spans)
+        found.extend(at for start, end in spans for at in range(n_noted + start, n_noted + end))
+
+    n_noted = 0
+    for byte, is_forced in zip(text.encode(), flags, strict=True):
+        shown += answer.push(byte, None, is_forced=is_forced)
+        if data.draw(st.booleans()):
+            note()
+            n_noted = len(shown)
+    shown += answer.flush()
+    note()
+    assert found == [at for at in range(len(shown)) if flags[ends[at]]]
+
+
 @pytest.mark.parametrize(
     ("stops", "text"), [([], "Grüße 🦙!"), (["🦙"], "Grüße "), (["ße"], "Grü"), (["!!"], "Grüße 🦙!")]
 )

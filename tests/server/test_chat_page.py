@@ -154,6 +154,28 @@ def test_json_is_judged_while_it_comes(visit: Visit, model: Model) -> None:
     }
 
 
+def test_what_the_grammar_forced_is_shaded(visit: Visit, model: Model) -> None:
+    """Spans count characters of their chunk; in UTF-16, as the page has it, 😀 is two."""
+    page = visit.page
+    first = {"content": '{"a😀": "b', "forced_spans": [[0, 7]]}
+    model.answers = [[first, *says("ü😀"), {"content": '", "n": 1}', "forced_spans": [[0, 7], [9, 10]]}]]
+    page.keyboard.press("Alt+s")
+    page.select_option("[name=format]", "json_object")
+    visit.send("JSON")
+    expect(page.locator(".json pre")).to_have_text('{\n  "a😀": "bü😀",\n  "n": 1\n}')
+    expect(page.locator(TURN)).to_contain_text("12 forced by the grammar (shaded)")
+    assert page.locator("mark").all_inner_texts() == ["{", '"a😀": ', '",', '"n": ', "}"]
+    page.reload()
+    assert page.locator("mark").all_inner_texts()[1] == '"a😀": ', "it is kept"
+    assert model.requests[0]["forced_spans"] is True
+    page.keyboard.press("Alt+s")
+    page.check("[name=reasoning]")
+    model.answers = [says("{}")]
+    visit.send("JSON")
+    expect(page.locator(".json")).to_have_count(2)
+    assert "forced_spans" not in model.requests[1], "the server refuses it beside thoughts"
+
+
 def test_settings_are_sent_as_they_are_and_wrong_ones_are_not(visit: Visit, model: Model) -> None:
     given = {"temperature": "0.25", "max_tokens": "40", "seed": "7", "min_p": "0.05", "stop": "END\n###"}
     model.answers = [[{"reasoning_content": "Hm."}, *says("Aye.")]]

@@ -191,8 +191,8 @@ def test_pretty_json_is_the_same_json(opened: Visit) -> None:
     source = random.Random(10)
     for _ in range(60):
         text = json.dumps(some_json(source), indent=source.choice([None, 1]))
-        pretty = opened.page.evaluate("text => pretty(text)", text)
+        pretty = opened.page.evaluate("text => pretty(text).join('')", text)
         assert json.loads(pretty) == json.loads(text)
-    assert opened.page.evaluate("text => pretty(text)", '{"n":12345678901234567890,"a":[],"b":"{,}') == (
+    assert opened.page.evaluate("text => pretty(text).join('')", '{"n":12345678901234567890,"a":[],"b":"{,}') == (
         '{\n  "n": 12345678901234567890,\n  "a": [],\n  "b": "{,}'
     )

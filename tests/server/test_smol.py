@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import jsonschema
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from hermes3 import LLM
 from hermes3.server.app import create_app
@@ -55,8 +57,32 @@ def test_forced_tokens_are_counted(client: openai.OpenAI) -> None:
     n_forced = answer.model_extra["timings"]["forced_tokens"]
     assert json.loads(answer.choices[0].message.content) == {"the_answer_to_it": "Paris"}
     assert 4 < n_forced < answer.usage.completion_tokens  # all but the choice of a town
+    timings = answer.model_extra["timings"]
+    assert 0 < timings["mask_s"] < 5
+    assert timings["mask_wait_s"] >= 0
     free = client.chat.completions.create(model="smol", messages=PARIS, max_tokens=5)
-    assert free.model_extra["timings"]["forced_tokens"] == 0
+    timings = free.model_extra["timings"]
+    assert [timings[name] for name in ("forced_tokens", "mask_s", "mask_wait_s")] == [0, 0, 0]
+
+
+def test_guesses_are_counted(client: openai.OpenAI, address: str) -> None:
+    """Numbers that go on as they began are guessed from the prompt, and metrics add up what timings say."""
+    before = samples(address)
+    text = ", ".join(str(number % 10) for number in range(60))
+    answer = client.completions.create(model="smol", prompt=text, temperature=0, max_tokens=60)
+    timings, after = answer.model_extra["timings"], samples(address)
+    assert timings["drafted_tokens"] >= timings["accepted_tokens"] > 20
+    for name, count in (("draft", "drafted_tokens"), ("accepted", "accepted_tokens")):
+        name = f"vllm:spec_decode_num_{name}_tokens_total"
+        assert after[name] - before[name] == timings[count]
+    assert after["vllm:spec_decode_num_drafts_total"] > before["vllm:spec_decode_num_drafts_total"]
+
+
+def samples(address: str) -> dict[str, float]:
+    """Counters by name."""
+    text = httpx.get(address.removesuffix("/v1") + "/metrics").text
+    found = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return {each.name: each.value for each in found if "le" not in each.labels}
 
 
 def test_completions(client: openai.OpenAI) -> None:

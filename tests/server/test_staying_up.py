@@ -23,6 +23,16 @@ from tests.server.live import live
 
 TEXT = {"model": "fake", "prompt": "hi"}
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+PATHS = (
+    ("/v1/completions", TEXT, "max_tokens"),
+    ("/v1/chat/completions", CHAT, "max_tokens"),
+    ("/v1/responses", {"model": "fake", "input": "hi"}, "max_output_tokens"),
+    ("/v1/messages", CHAT, "max_tokens"),
+)
+SPENT = {
+    *("queue_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s"),
+    *("mask_s", "mask_wait_s", "cached_tokens", "forced_tokens", "drafted_tokens", "accepted_tokens"),
+}
 
 
 @contextmanager
@@ -151,13 +161,16 @@ def test_a_silent_stream_is_kept_open_with_progress() -> None:
 
 def test_timings_are_on_every_path() -> None:
     with serving(step_s=0.002) as (client, _):
-        for path, body in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)):
-            whole = client.post(path, json={**body, "max_tokens": 20}).json()
-            stream = client.post(path, json={**body, "max_tokens": 20, "stream": True}).text
+        for path, body, most in PATHS:
+            whole = client.post(path, json={**body, most: 20}).json()
+            stream = client.post(path, json={**body, most: 20, "stream": True}).text
             events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
-            (streamed,) = [event["timings"] for event in events if "timings" in event]
+            told = [event.get("response", event) for event in events]
+            (streamed,) = [body["timings"] for body in told if "timings" in body]
             for timings in (whole["timings"], streamed):
+                assert set(timings) == SPENT
                 assert timings["prefill_s"] > 0.001
+                assert 0 <= timings["queue_s"] < timings["prefill_s"]
                 assert 19 * 0.002 < timings["decode_s"] < 5
                 assert timings["cached_tokens"] == 0
 

@@ -396,6 +396,24 @@ def test_citations(server: Scripted) -> None:
     assert not hasattr(server.ask(text).choices[0].message, "citations")
 
 
+def test_forced_spans(server: Scripted) -> None:
+    text, given = "b: xé 1", {"extra_body": {"forced_spans": True, "guided_regex": "[ab]: xé [0-9]"}}
+    (choice,) = server.ask(text, **given).choices
+    assert (choice.message.content, choice.message.forced_spans) == (text, [[1, 6]])
+    chunks = server.ask(text, stream=True, **given)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    marked = [
+        delta.content[start:end]
+        for delta in deltas
+        for start, end in getattr(delta, "forced_spans", ())
+    ]
+    assert "".join(marked) == ": xé "
+    assert not hasattr(server.ask(text).choices[0].message, "forced_spans")
+    with pytest.raises(openai.BadRequestError, match="leave forced_spans out") as refused:
+        server.ask(text, extra_body={"forced_spans": True, "reasoning": True})
+    assert refused.value.param == "forced_spans"
+
+
 def test_bounds_can_be_moved() -> None:
     with scripted(Limits.of(["max_tools=1"])) as server:
         assert "its limit max_tools" in server.refused(tools=TOOLS).body["message"]

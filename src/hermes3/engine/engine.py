@@ -8,6 +8,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Self
 
 from hermes3 import _native
 from hermes3.engine.cache import PageAllocator, available_memory
@@ -45,6 +46,7 @@ class StepOutput:
         logprobs: one for each, or empty where none were asked for.
         finish_reason: why it ended in this step, or None: see ``Sequence``.
         error: what went wrong where the reason is "error".
+        forced: for each id whether the grammar left no choice about it; empty where there is no grammar.
     """
 
     sequence: Sequence
@@ -52,6 +54,15 @@ class StepOutput:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
+    forced: list[bool] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, sequence: Sequence, reason: FinishReason | None = None, error: Exception | None = None
+    ) -> Self:
+        """With what the sequence has not given out yet."""
+        ids, logprobs, forced = sequence.tell()
+        return cls(sequence, ids, logprobs, reason, error, forced)
 
 
 @dataclass(slots=True)
@@ -62,8 +73,9 @@ class Counters:
     n_computed: int = 0  # tokens that went through the model, those computed anew included
     n_generated: int = 0
     n_forced: int = 0  # of those, ids that a grammar forced and no logits were computed for
-    n_guessed: int = 0  # ids tried that might come next
-    n_right: int = 0  # of those, the ones that came
+    n_drafts: int = 0  # times that ids were tried that might come next
+    n_drafted: int = 0  # those ids
+    n_accepted: int = 0  # of them, the ones that came
 
 
 class Engine:
@@ -340,42 +352,46 @@ class Engine:
     def _extend(self, chunk: Chunk, rows: Ids[F32]) -> StepOutput:
         """Gives a sequence its next ids: one, what is forced after it, and more while guesses were right."""
         sequence, guesses, n_right = chunk.sequence, chunk.guesses, 0
+        reason: FinishReason | None = None
+        error: Exception | None = None
         is_confirmed = True
-        while is_confirmed:
+        while is_confirmed and reason is None:
             n_before = len(sequence.ids)
             try:
                 reason = self._choose(sequence, rows[n_right])
-            except Exception as error:
-                with self._lock:
-                    return self._end(sequence, "error", error)
-            if reason is not None:
-                with self._lock:
-                    return self._end(sequence, reason)
+            except Exception as caught:
+                reason, error = "error", caught
             new = sequence.ids[n_before:]
             n_same = _n_same(guesses[n_right:], new)
-            if n_same:  # their keys and values are there
+            if n_same and reason is None:  # their keys and values are there
                 with self._lock:
                     self._scheduler.advance(Chunk(sequence, n_same))
             n_right += n_same
             is_confirmed = n_same == len(new)
-        if guesses:
-            sequence.judge(len(guesses), n_right)
-            self.counters.n_guessed += len(guesses)
-            self.counters.n_right += n_right
-        return StepOutput(sequence, *sequence.tell())
+        self._judge(sequence, len(guesses), n_right)
+        if reason is not None:
+            with self._lock:
+                return self._end(sequence, reason, error)
+        return StepOutput.of(sequence)
+
+    def _judge(self, sequence: Sequence, n_drafted: int, n_accepted: int) -> None:
+        sequence.judge(n_drafted, n_accepted)
+        self.counters.n_drafts += n_drafted > 0
+        self.counters.n_drafted += n_drafted
+        self.counters.n_accepted += n_accepted
 
     def _choose(self, sequence: Sequence, row: F32) -> FinishReason | None:
         """Takes the next id, and those that it makes the only ones; says whether that ends the answer."""
         matcher, sampler = sequence.matcher, sequence.sampler
-        if matcher is not None and matcher.forced:
+        is_forced = matcher is not None and bool(matcher.forced)
+        if matcher is not None and is_forced:
             token = matcher.forced[0]
             logprob = sampler.logprob(row, token)
-            sequence.n_forced += 1
         else:
             token, logprob = sampler.sample(row, None if matcher is None else matcher.mask())
         if matcher is not None:
             matcher.accept(token)
-        reason = self._take(sequence, [token], logprob)
+        reason = self._take(sequence, [token], logprob, is_forced=is_forced)
         return reason or self._take_forced(sequence)
 
     def _take_forced(self, sequence: Sequence) -> FinishReason | None:
@@ -388,18 +404,17 @@ class Engine:
             return None
         reason = None
         while reason is None and (forced := matcher.take_forced(self._room(sequence))):
-            reason = self._take(sequence, forced)
+            reason = self._take(sequence, forced, is_forced=True)
             self.counters.n_forced += len(forced)
-            sequence.n_forced += len(forced)
         return reason
 
     def _take(
-        self, sequence: Sequence, ids: Ids[int], logprob: TokenLogprob | None = None
+        self, sequence: Sequence, ids: Ids[int], logprob: TokenLogprob | None = None, *, is_forced: bool
     ) -> FinishReason | None:
         """Appends ids, up to one that ends the answer; says whether it ends with them."""
         params = sequence.params
         for token in ids:
-            sequence.append(token, logprob)
+            sequence.append(token, logprob, is_forced=is_forced)
             self.counters.n_generated += 1
             if token in params.stop_ids or (not params.ignore_eos and token in self._model.eos_ids):
                 return "stop"
@@ -412,7 +427,7 @@ class Engine:
     def _end(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> StepOutput:
         self._scheduler.remove(sequence)
         sequence.finish(reason, error)
-        return StepOutput(sequence, *sequence.tell(), reason, error)
+        return StepOutput.of(sequence, reason, error)
 
     def _drop(self) -> list[StepOutput]:
         """Ends those that were cancelled, and those whose whole answer was known before it was computed."""

@@ -171,6 +171,8 @@ class Matcher:
         is_over: the grammar is satisfied and allows nothing more.
         forced: ids of the text that must come next, if any, as the tokenizer would write it whatever follows;
             the mask may allow other ways to write the same.
+        spent_s: seconds of computing that its masks took.
+        waited_s: seconds that somebody waited for them.
     """
 
     def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
@@ -179,7 +181,8 @@ class Matcher:
         self._pool = pool
         self._param = param
         self._computing: Future[None] | None = None
-        self._spent_s = 0.0
+        self.spent_s = 0.0
+        self.waited_s = 0.0
         self._n_masks = 0
         self.is_over = False
         self.forced: list[int] = matcher.compute_ff_tokens()
@@ -237,10 +240,13 @@ class Matcher:
     def _wait(self) -> None:
         if self._computing is None:
             return
+        began = time.perf_counter()
         try:
             self._computing.result(MAX_WAIT_S)
         except TimeoutError:
             raise self._too_complex(f"a token's mask is not there after {MAX_WAIT_S} s") from None
+        finally:
+            self.waited_s += time.perf_counter() - began
 
     def _move(self) -> None:
         self.is_over = self._matcher.is_stopped()
@@ -257,10 +263,10 @@ class Matcher:
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
             raise self._too_complex(_words(self._matcher))
-        self._spent_s += time.thread_time() - began
+        self.spent_s += time.thread_time() - began
         self._n_masks += 1
-        if self._spent_s > MASKS_S + MASK_S * self._n_masks:
-            raise self._too_complex(f"the masks of {self._n_masks} tokens took {self._spent_s:.1f} s")
+        if self.spent_s > MASKS_S + MASK_S * self._n_masks:
+            raise self._too_complex(f"the masks of {self._n_masks} tokens took {self.spent_s:.1f} s")
 
     def _too_complex(self, why: str) -> RequestError:
         return RequestError(f"{self._param} is too complex: {why}", param=self._param)

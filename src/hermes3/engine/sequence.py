@@ -30,6 +30,8 @@ class Sequence:
         n_told: how many ids of the answer have been given out.
         n_cached: how many of the prompt's had them there already when it was (last) admitted.
         n_forced: how many of the answer's a grammar left no choice about.
+        n_drafted, n_accepted: ids that were guessed to come next, and those of them that came.
+        forced: for each of them whether it is one of those; empty where there is no grammar.
         prefix: (full pages that are remembered by what they hold, the number of the prefix they make).
         pages: the cache's pages that hold them, int32, in order of position.
         logprobs: one for each id of the answer where the parameters ask for them, else empty.
@@ -50,6 +52,9 @@ class Sequence:
         self.n_told = 0
         self.n_cached = 0
         self.n_forced = 0
+        self.forced: list[bool] = []
+        self.n_drafted = 0
+        self.n_accepted = 0
         self.prefix = (0, 0)
         self.pages: Pages = np.empty(0, np.int32)
         self.params = params
@@ -91,6 +96,16 @@ class Sequence:
         """Seconds from the first new id to the end of the answer, 0 before the end."""
         return _between(self.answered, self.finished)
 
+    @property
+    def mask_s(self) -> float:
+        """Seconds of computing that the masks of its grammar took so far, beside the model's."""
+        return 0.0 if self.matcher is None else self.matcher.spent_s
+
+    @property
+    def mask_wait_s(self) -> float:
+        """Seconds that its steps waited for those masks."""
+        return 0.0 if self.matcher is None else self.matcher.waited_s
+
     def guesses(self, most: int, *, may_look_up: bool) -> list[int]:
         """Up to ``most`` ids that may come next: what the grammar forces, else what the ids suggest."""
         self._was_forced = self.matcher is not None and bool(self.matcher.forced)
@@ -100,22 +115,27 @@ class Sequence:
 
     def judge(self, n_guessed: int, n_right: int) -> None:
         """Takes notice of how many of the last guesses were right."""
+        self.n_drafted += n_guessed
+        self.n_accepted += n_right
         if n_guessed and not self._was_forced:
             self._guesser.judge(n_guessed, n_right, len(self.ids))
 
-    def append(self, token: int, logprob: TokenLogprob | None) -> None:
+    def append(self, token: int, logprob: TokenLogprob | None, *, is_forced: bool) -> None:
         """Takes a new id into the answer."""
         self.ids.append(token)
+        if self.matcher is not None:
+            self.forced.append(is_forced)
+            self.n_forced += is_forced
         self.sampler.accept(token)
         if logprob is not None:
             self.logprobs.append(logprob)
 
-    def tell(self) -> tuple[list[int], list[TokenLogprob]]:
-        """The ids of the answer that have not been given out yet, and their log-probabilities."""
+    def tell(self) -> tuple[list[int], list[TokenLogprob], list[bool]]:
+        """The ids of the answer that have not been given out yet, their log-probabilities, and ``forced``."""
         first, self.n_told = self.n_told, self.n_answer
         if self.n_told and self.answered is None:
             self.answered = time.perf_counter()
-        return self.ids[self.n_prompt + first :], self.logprobs[first:]
+        return self.ids[self.n_prompt + first :], self.logprobs[first:], self.forced[first:]
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends it, once."""

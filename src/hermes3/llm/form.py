@@ -49,6 +49,7 @@ class Form:
         has_thoughts: thoughts in tags are told apart from the text.
         kind: the class that the answer becomes an instance of; None for none.
         has_citations: those in the text are told.
+        has_forced_spans: which of its characters the grammar forced is told.
         on_uncompilable: what becomes of a schema that no grammar can be made of.
         checks: what the grammar leaves open, to be held against the answer; None where it leaves nothing.
     """
@@ -61,6 +62,7 @@ class Form:
     has_thoughts: bool = False
     kind: Any = None
     has_citations: bool = False
+    has_forced_spans: bool = False
     on_uncompilable: OnUncompilable = "refuse"
     checks: Checks | None = None
 
@@ -146,8 +148,29 @@ def _form_of(asked: Answering) -> Form:
     if choice == "required":
         schema = kind = None
     return Form(
-        tools, schema, order, grammar, calls, has_thoughts, kind, has_citations, _on_uncompilable(asked)
+        tools=tools,
+        schema=schema,
+        call_order=order,
+        grammar=grammar,
+        calls=calls,
+        has_thoughts=has_thoughts,
+        kind=kind,
+        has_citations=has_citations,
+        has_forced_spans=_forced_spans(asked, is_parted=bool(allowed) or has_thoughts),
+        on_uncompilable=_on_uncompilable(asked),
     )
+
+
+def _forced_spans(asked: Answering, *, is_parted: bool) -> bool:
+    given = asked.get("forced_spans", False)
+    _check_bool("forced_spans", given)
+    if given and is_parted:
+        raise RequestError(
+            "forced_spans counts characters of an answer that is text alone; with tools or reasoning it is "
+            "taken apart: leave forced_spans out",
+            param="forced_spans",
+        )
+    return given
 
 
 def _on_uncompilable(asked: Answering) -> OnUncompilable:

@@ -446,7 +446,10 @@ class LLM:
         asked, stops = split(params, sampling)
         ends = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._end_ids
         asked = replace(asked, stop_ids=ends, max_tokens=self._max_tokens(len(ids), asked.max_tokens))
-        request = Request(len(ids), stops, ends, self.tokenizer, prepared.form.reader(), sink)
+        form = prepared.form
+        request = Request(
+            len(ids), stops, ends, self.tokenizer, form.reader(), sink, tells_forced=form.has_forced_spans
+        )
         matcher = None if grammar is None else grammar.matcher()
         key = self._worker.submit(ids, asked, request, matcher, prepared.n_prefix)
         return partial(self._worker.cancel, key)

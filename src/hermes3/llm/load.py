@@ -13,6 +13,7 @@ class Load:
         n_running, n_waiting: answers in the batch, and before it.
         n_kv_tokens, n_free_kv_tokens: tokens that the KV cache holds, and those free in it.
         n_computed, n_generated: tokens that went through the model, and new ones, since it was loaded.
+        n_drafts, n_drafted, n_accepted: times that tokens were guessed, those tokens, and those that came.
         stalled_s: seconds since the engine last brought anything, 0.0 while no answer is in work.
     """
 
@@ -23,3 +24,6 @@ class Load:
     n_computed: int
     n_generated: int
     stalled_s: float
+    n_drafts: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0

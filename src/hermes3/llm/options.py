@@ -55,6 +55,8 @@ class Answering(TypedDict, total=False):
     ``call_order``: the key of a call that comes first: "name" (the default), or "arguments" as on the card.
     ``reasoning``: thoughts in tags are allowed in front, and told apart from the text.
     ``citations``: what stands in ``<co: doc_id>...</co>`` is told as ``Reply.citations``; the text stays.
+    ``forced_spans``: which characters of the text a grammar left no choice about is told as
+    ``Reply.forced_spans``; not beside tools and reasoning.
     ``on_uncompilable``: what becomes of a schema that no grammar can be made of: "refuse" the request (the
     default), or "retry": the answer may be any JSON of its kind, is held against the schema once it is whole,
     and asked for again, up to three times in all, with the model told what is wrong. Nothing is given out
@@ -69,6 +71,7 @@ class Answering(TypedDict, total=False):
     call_order: CallOrder
     reasoning: bool
     citations: bool
+    forced_spans: bool
     on_uncompilable: OnUncompilable
 
 

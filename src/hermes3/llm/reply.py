@@ -12,6 +12,7 @@ from hermes3.prompt.messages import ToolCall
 from hermes3.prompt.pieces import ParsedCall
 
 FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+Span = tuple[int, int]  # characters of a text, from the first to before the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,16 @@ class Usage:
     Attributes:
         cached_tokens: of the prompt, those taken from earlier requests that began alike.
         forced_tokens: of the answer, those that a grammar left no choice about.
+        drafted_tokens: tokens that were guessed to come next, and tried.
+        accepted_tokens: of those, the ones that came.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     forced_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -61,15 +66,31 @@ class Timings:
         decode_s: seconds from the first token to the last.
         prefill_tokens_per_s: prompt tokens over ``prefill_s``.
         decode_tokens_per_s: tokens after the first over ``decode_s``; 0.0 where there is at most one token.
+        queue_s: seconds from submission to the first work on it; a part of ``prefill_s``.
+        mask_s: seconds of computing that the masks of its grammar took, beside the model's.
+        mask_wait_s: seconds that it was held up by them; a part of the other times.
     """
 
     prefill_s: float
     decode_s: float
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    queue_s: float = 0.0
+    mask_s: float = 0.0
+    mask_wait_s: float = 0.0
 
     @classmethod
-    def measured(cls, usage: Usage, submitted: float, first: float | None, last: float) -> Timings:
+    def measured(
+        cls,
+        usage: Usage,
+        submitted: float,
+        first: float | None,
+        last: float,
+        *,
+        queue_s: float = 0.0,
+        mask_s: float = 0.0,
+        mask_wait_s: float = 0.0,
+    ) -> Timings:
         """From three readings of one monotonic clock, in seconds; ``first`` is None where no token came."""
         prefill_s = (last if first is None else first) - submitted
         decode_s = 0.0 if first is None else last - first
@@ -81,6 +102,9 @@ class Timings:
             if first is not None and prefill_s > 0
             else 0.0,
             decode_tokens_per_s=n_decoded / decode_s if n_decoded > 0 and decode_s > 0 else 0.0,
+            queue_s=queue_s,
+            mask_s=mask_s,
+            mask_wait_s=mask_wait_s,
         )
 
 
@@ -113,6 +137,7 @@ class Delta:
         broken_calls: calls that ended here and cannot be made; one that has an index had deltas before.
         stop_string: on the last delta, the one that ended the answer, if one did.
         citations: on the last delta, those in the answer's text, where they were asked for.
+        forced_spans: characters of ``text`` that a grammar left no choice about, where they were asked for.
     """
 
     text: str
@@ -125,6 +150,7 @@ class Delta:
     broken_calls: tuple[ParsedCall, ...] = ()
     stop_string: str | None = None
     citations: tuple[Citation, ...] | None = None
+    forced_spans: tuple[Span, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +170,8 @@ class Reply:
         stop_string: the one that ended the answer, if one did.
         citations: those in the text, None where they were not asked for; ``text[slice(*citation.span)]`` is
             what one marks.
+        forced_spans: characters of the text that a grammar left no choice about, None where they were not
+            asked for.
     """
 
     text: str
@@ -157,6 +185,7 @@ class Reply:
     parsed: Any = None
     stop_string: str | None = None
     citations: tuple[Citation, ...] | None = None
+    forced_spans: tuple[Span, ...] | None = None
 
     def cited(self) -> tuple[str, list[Citation]]:
         """The text without the tags of its citations, ``<co: doc_id>...</co>``, and the citations."""
@@ -185,7 +214,28 @@ class Reply:
             broken_calls=tuple(call for piece in pieces for call in piece.broken_calls),
             stop_string=last.stop_string,
             citations=last.citations,
+            forced_spans=_forced_spans(pieces) if last.forced_spans is not None else None,
         )
+
+
+def joined_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Spans in their order, with those in one that touch."""
+    joined: list[Span] = []
+    for start, end in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = joined[-1][0], end
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def _forced_spans(deltas: Iterable[Delta]) -> tuple[Span, ...]:
+    """Those of the whole text."""
+    spans, n_before = [], 0
+    for delta in deltas:
+        spans += [(n_before + start, n_before + end) for start, end in delta.forced_spans or ()]
+        n_before += len(delta.text)
+    return joined_spans(spans)
 
 
 @dataclass(slots=True)

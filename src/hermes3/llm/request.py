@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Texts
 from typing import Protocol
 
 from hermes3.engine import sampling
-from hermes3.engine.engine import StepOutput
+from hermes3.engine.engine import Sequence, StepOutput
 from hermes3.errors import Hermes3Error
 from hermes3.llm.reading import Reader
-from hermes3.llm.reply import Delta, FinishReason, Timings, TokenLogprob, Usage
+from hermes3.llm.reply import Delta, FinishReason, Span, Timings, TokenLogprob, Usage
 from hermes3.llm.text import AnswerText, Decoder
 
 Sink = Callable[[Delta | Exception], None]
@@ -33,25 +34,30 @@ class Request:
         end_ids: ids that end the answer and have no place in its text.
         vocabulary: names the ids.
         reader: tells text, thoughts and calls apart.
+        tells_forced: each delta says which of its characters a grammar forced.
         sink: takes the deltas, or the error that ends them; a RuntimeError from it means that nobody is left.
     """
 
     def __init__(
         self,
         n_prompt: int,
-        stops: Sequence[str],
+        stops: Texts[str],
         end_ids: frozenset[int],
         vocabulary: Vocabulary,
         reader: Reader,
         sink: Sink,
+        *,
+        tells_forced: bool = False,
     ) -> None:
         self._n_prompt = n_prompt
         self._end_ids = end_ids
         self._vocabulary = vocabulary
         self._reader = reader
         self._sink = sink
+        self._tells_forced = tells_forced
         self._text = AnswerText(vocabulary.stream_decoder(), stops)
-        self._n_tokens = self._n_cached = self._n_forced = 0
+        self._n_tokens = 0
+        self._sequence: Sequence | None = None  # the engine's side, once it was heard of
         self._submitted = time.perf_counter()
         self._first: float | None = None
 
@@ -63,8 +69,7 @@ class Request:
         """
         if output.finish_reason == "error":
             return self.failed(output.error or Hermes3Error("the engine gave this answer up"))
-        self._n_cached = output.sequence.n_cached
-        self._n_forced = output.sequence.n_forced
+        self._sequence = output.sequence
         now = time.perf_counter()
         if output.ids and self._first is None:
             self._first = now
@@ -74,12 +79,15 @@ class Request:
             if output.finish_reason == "stop" and token_id in self._end_ids:
                 break
             entry = self._named(output.logprobs[index]) if output.logprobs else None
-            shown += self._text.push(token_id, entry)
+            is_forced = self._tells_forced and bool(output.forced) and output.forced[index]
+            shown += self._text.push(token_id, entry, is_forced=is_forced)
             if self._text.stop_string is not None:
                 return self._end(shown, "stop", now)
         if output.finish_reason is None:
             read = self._reader.read(shown)
-            return not self._give(Delta(logprobs=self._text.logprobs(), **read._asdict()))
+            return not self._give(
+                Delta(logprobs=self._text.logprobs(), forced_spans=self._forced_spans(), **read._asdict())
+            )
         return self._end(shown, output.finish_reason, now)
 
     def cancelled(self) -> bool:
@@ -95,8 +103,7 @@ class Request:
         read = self._reader.read(shown + self._text.flush(), is_last=True)
         if finish_reason == "stop" and self._reader.n_calls:
             finish_reason = "tool_calls"
-        usage = Usage(self._n_prompt, self._n_tokens, self._n_cached, self._n_forced)
-        timings = Timings.measured(usage, self._submitted, self._first, now)
+        usage, timings = self._spent(now)
         self._give(
             Delta(
                 logprobs=self._text.logprobs(),
@@ -104,10 +111,34 @@ class Request:
                 usage=usage,
                 timings=timings,
                 stop_string=self._text.stop_string,
+                forced_spans=self._forced_spans(),
                 **read._asdict(),
             )
         )
         return True
+
+    def _forced_spans(self) -> tuple[Span, ...] | None:
+        return self._text.forced() if self._tells_forced else None
+
+    def _spent(self, now: float) -> tuple[Usage, Timings]:
+        own = self._sequence
+        if own is None:  # it was cancelled before anything came
+            usage = Usage(self._n_prompt, self._n_tokens)
+            waited_s = now - self._submitted
+            return usage, Timings.measured(usage, self._submitted, None, now, queue_s=waited_s)
+        usage = Usage(
+            self._n_prompt, self._n_tokens, own.n_cached, own.n_forced, own.n_drafted, own.n_accepted
+        )
+        started = now if own.started is None else own.started
+        return usage, Timings.measured(
+            usage,
+            self._submitted,
+            self._first,
+            now,
+            queue_s=max(0.0, started - self._submitted),
+            mask_s=own.mask_s,
+            mask_wait_s=own.mask_wait_s,
+        )
 
     def _give(self, item: Delta | Exception) -> bool:
         """False where nobody is left to take it."""

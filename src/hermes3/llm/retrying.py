@@ -109,7 +109,9 @@ class Retrying:
         usage = Usage(*map(sum, zip(*map(astuple, usages), strict=True)))
         prefill_s = sum(each.prefill_s for each in timings)
         decode_s = sum(each.decode_s for each in timings)
-        measured = Timings.measured(usage, 0.0, prefill_s, prefill_s + decode_s)
+        names = ("queue_s", "mask_s", "mask_wait_s")
+        of_them = {name: sum(getattr(each, name) for each in timings) for name in names}
+        measured = Timings.measured(usage, 0.0, prefill_s, prefill_s + decode_s, **of_them)
         return replace(last, usage=usage, timings=measured)
 
     def _give(self, item: Delta | Exception) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from hermes3.llm.reply import TokenLogprob
+from hermes3.llm.reply import Span, TokenLogprob, joined_spans
 
 
 class Decoder(Protocol):
@@ -66,15 +66,19 @@ class AnswerText:
         self._waiting: deque[tuple[int, TokenLogprob]] = (
             deque()
         )  # (character where the token's text ends, entry)
+        self._forced: deque[Span] = deque()  # characters of the answer that are not shown yet
+        self._n_marked = 0
 
     @property
     def stop_string(self) -> str | None:
         """The stop string that is complete: nothing more will be shown."""
         return self._matcher.found
 
-    def push(self, token_id: int, logprob: TokenLogprob | None) -> str:
+    def push(self, token_id: int, logprob: TokenLogprob | None, *, is_forced: bool = False) -> str:
         """Add one token; return what is now certain to be shown."""
         piece = self._decoder.push(token_id)
+        if is_forced and piece:
+            self._forced.append((self._n_decoded, self._n_decoded + len(piece)))
         self._n_decoded += len(piece)
         if logprob is not None:
             self._waiting.append((self._n_decoded, logprob))
@@ -91,6 +95,17 @@ class AnswerText:
         while self._waiting and self._waiting[0][0] <= self._n_shown:
             entries.append(self._waiting.popleft()[1])
         return tuple(entries)
+
+    def forced(self) -> tuple[Span, ...]:
+        """Where forced tokens stand in what has been shown since the last call, in characters of that."""
+        first, self._n_marked = self._n_marked, self._n_shown
+        spans = []
+        while self._forced and self._forced[0][0] < self._n_shown:
+            start, end = self._forced.popleft()
+            if end > self._n_shown:
+                self._forced.appendleft((self._n_shown, end))
+            spans.append((start - first, min(end, self._n_shown) - first))
+        return joined_spans(spans)
 
     def _shown(self, text: str) -> str:
         self._n_shown += len(text)

@@ -121,6 +121,9 @@ class Worker:
             n_computed=engine.counters.n_computed,
             n_generated=engine.counters.n_generated,
             stalled_s=time.monotonic() - self._moved if is_busy else 0.0,
+            n_drafts=engine.counters.n_drafts,
+            n_drafted=engine.counters.n_drafted,
+            n_accepted=engine.counters.n_accepted,
         )
 
     def abandon(self, error: Hermes3Error) -> None:

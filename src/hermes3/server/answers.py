@@ -63,6 +63,8 @@ def chat_choice(index: int, reply: Reply) -> Body:
         message["tool_calls"] = [call.to_dict() for call in reply.tool_calls]
     if reply.citations is not None:
         message["citations"] = _citations(reply.citations)
+    if reply.forced_spans is not None:
+        message["forced_spans"] = reply.forced_spans
     return {
         "index": index,
         "message": message,
@@ -84,6 +86,8 @@ def chat_chunk_choices(index: int, delta: Delta) -> list[Body]:
     A call that broke was streamed already; the chunk in which that is known names it by its index.
     """
     text: Body = {"content": delta.text} if delta.text else {}
+    if delta.forced_spans:
+        text["forced_spans"] = delta.forced_spans
     if delta.reasoning:
         text["reasoning_content"] = delta.reasoning
     steps: list[Body] = [text] if text else []

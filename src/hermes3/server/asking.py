@@ -49,6 +49,7 @@ def prepare(llm: LLM, request: ChatRequest, limits: Limits) -> Prepared:
         "reasoning": request.reasoning,
         "on_uncompilable": request.on_uncompilable,
         "citations": request.citations,
+        "forced_spans": request.forced_spans,
     }
     if wanted is not None:
         given[wanted.option] = wanted.asked

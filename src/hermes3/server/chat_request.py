@@ -129,6 +129,11 @@ class ChatRequest(AnswerRequest):
     citations: bool | None = Field(
         None, description="what stands in `<co: doc_id>...</co>` is listed as `citations`, beside the content"
     )
+    forced_spans: bool | None = Field(
+        None,
+        description="which characters of the content a grammar left no choice about is listed as "
+        "`forced_spans`; not beside `tools` and `reasoning`",
+    )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:

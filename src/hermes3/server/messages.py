@@ -100,8 +100,7 @@ def message(envelope: Envelope, reply: Reply) -> Body:
     return {
         **_opening(envelope, content),
         **_end(reply),
-        "usage": _usage(reply.usage),
-        "timings": timings_body([(reply.timings, reply.usage)]),
+        **_spent(reply),
         **(broken if reply.broken_calls else {}),
     }
 
@@ -118,8 +117,8 @@ async def events(
         async for delta in stream:
             for body in blocks.of(delta):
                 yield _event(body)
-            if delta.finish_reason is not None and delta.usage is not None:
-                yield _event({"type": "message_delta", "delta": _end(delta), "usage": _usage(delta.usage)})
+            if delta.finish_reason is not None:
+                yield _event({"type": "message_delta", "delta": _end(delta), **_spent(delta)})
     except Exception as error:
         failure = failure_of(error)
         _log.error("%s failed: %s", envelope.id, failure, exc_info=error)
@@ -187,6 +186,13 @@ def _end(last: Reply | Delta) -> Body:
     reasons = {"length": "max_tokens", "tool_calls": "tool_use"}
     reason = "stop_sequence" if last.stop_string else reasons.get(last.finish_reason or "", "end_turn")
     return {"stop_reason": reason, "stop_sequence": last.stop_string}
+
+
+def _spent(last: Reply | Delta) -> Body:
+    """What an answer took; of a stream's deltas the last one knows it."""
+    if last.usage is None or last.timings is None:
+        return {}
+    return {"usage": _usage(last.usage), "timings": timings_body([(last.timings, last.usage)])}
 
 
 def _usage(usage: Usage) -> Body:

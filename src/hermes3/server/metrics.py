@@ -17,6 +17,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
+_SPENT = (
+    *("vllm:prompt_tokens", "vllm:generation_tokens", "vllm:prefix_cache_queries", "vllm:prefix_cache_hits"),
+    *("hermes3:forced_tokens", "hermes3:mask_seconds", "hermes3:mask_wait_seconds"),
+)
+
 
 class Histogram:
     """Counts by upper bound, cumulated when they are written."""
@@ -48,11 +53,12 @@ class Metrics:
         self._label = f'model_name="{escaped}"'
         self._finished: Counter[str] = Counter()
         self._refused: Counter[int] = Counter()
-        self._tokens: Counter[str] = Counter()
+        self._spent = dict.fromkeys(_SPENT, 0.0)  # by ended answers
         self._histograms = {
             "vllm:time_to_first_token_seconds": Histogram(_SECONDS),
             "vllm:request_time_per_output_token_seconds": Histogram(_SECONDS),
             "vllm:e2e_request_latency_seconds": Histogram(_SECONDS),
+            "vllm:request_queue_time_seconds": Histogram(_SECONDS),
             "vllm:request_prefill_time_seconds": Histogram(_SECONDS),
             "vllm:request_decode_time_seconds": Histogram(_SECONDS),
             "vllm:request_prompt_tokens": Histogram(_TOKENS),
@@ -66,14 +72,18 @@ class Metrics:
             return
         usage, timings = last.usage, last.timings
         self._finished["abort" if last.finish_reason == "cancelled" else str(last.finish_reason)] += 1
-        self._tokens["vllm:prompt_tokens"] += usage.prompt_tokens
-        self._tokens["vllm:generation_tokens"] += usage.completion_tokens
-        self._tokens["vllm:prefix_cache_queries"] += usage.prompt_tokens
-        self._tokens["vllm:prefix_cache_hits"] += usage.cached_tokens
+        self._spent["vllm:prompt_tokens"] += usage.prompt_tokens
+        self._spent["vllm:generation_tokens"] += usage.completion_tokens
+        self._spent["vllm:prefix_cache_queries"] += usage.prompt_tokens
+        self._spent["vllm:prefix_cache_hits"] += usage.cached_tokens
+        self._spent["hermes3:forced_tokens"] += usage.forced_tokens
+        self._spent["hermes3:mask_seconds"] += timings.mask_s
+        self._spent["hermes3:mask_wait_seconds"] += timings.mask_wait_s
         seen = {
             "vllm:time_to_first_token_seconds": timings.prefill_s,
             "vllm:e2e_request_latency_seconds": timings.prefill_s + timings.decode_s,
-            "vllm:request_prefill_time_seconds": timings.prefill_s,
+            "vllm:request_queue_time_seconds": timings.queue_s,
+            "vllm:request_prefill_time_seconds": timings.prefill_s - timings.queue_s,
             "vllm:request_decode_time_seconds": timings.decode_s,
             "vllm:request_prompt_tokens": usage.prompt_tokens,
             "vllm:request_generation_tokens": usage.completion_tokens,
@@ -103,12 +113,16 @@ class Metrics:
         for name, value in gauges.items():
             yield f"# TYPE {name} gauge"
             yield f"{name}{{{self._label}}} {value}"
-        names = ("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits")
-        for name in (f"vllm:{each}" for each in names):
+        counted = {
+            **{name: self._spent[name] for name in _SPENT},
+            "vllm:spec_decode_num_drafts": load.n_drafts,
+            "vllm:spec_decode_num_draft_tokens": load.n_drafted,
+            "vllm:spec_decode_num_accepted_tokens": load.n_accepted,
+            "hermes3:computed_tokens": load.n_computed,
+        }
+        for name, count in counted.items():
             yield f"# TYPE {name}_total counter"
-            yield f"{name}_total{{{self._label}}} {self._tokens[name]}"
-        yield "# TYPE hermes3:computed_tokens_total counter"
-        yield f"hermes3:computed_tokens_total{{{self._label}}} {load.n_computed}"
+            yield f"{name}_total{{{self._label}}} {round(count, 6)}"
         yield "# TYPE vllm:request_success_total counter"
         for reason in sorted({"stop", "length", "abort", *self._finished}):
             count = self._finished[reason]

@@ -36,6 +36,16 @@ notes to the model, patterns are Rust's (no look-around), references to other do
 
 `citations` stand in the message, or in the stream's last delta: `start` and `end` count characters of the
 content as it stands, with all tags, `text` has none, `documents` are the ids.
+
+`forced_spans` stand in the message, or beside the content of each of a stream's deltas that holds some, whose
+characters they count then: pairs of the first character and the one after the last.
+
+`timings` stand beside `usage`, in a stream with the last delta, on every path. In seconds: `queue_s` until
+the first work on the prompt, `prefill_s` until the first token (with `queue_s`), `decode_s` from there,
+`mask_s` of computing a grammar's masks beside the model's steps, and `mask_wait_s` that steps waited for
+them. Tokens: `cached_tokens` of the prompt; of the answer `forced_tokens`, which a grammar left no choice
+about, `drafted_tokens`, which were guessed, and of those `accepted_tokens`, which came. Of several answers
+they are those of the one that took longest.
 """
 
 
