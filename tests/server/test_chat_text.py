@@ -193,6 +193,7 @@ def test_pretty_json_is_the_same_json(opened: Visit) -> None:
         text = json.dumps(some_json(source), indent=source.choice([None, 1]))
         pretty = opened.page.evaluate("text => pretty(text).join('')", text)
         assert json.loads(pretty) == json.loads(text)
-    assert opened.page.evaluate("text => pretty(text).join('')", '{"n":12345678901234567890,"a":[],"b":"{,}') == (
+    begun = '{"n":12345678901234567890,"a":[],"b":"{,}'
+    assert opened.page.evaluate("text => pretty(text).join('')", begun) == (
         '{\n  "n": 12345678901234567890,\n  "a": [],\n  "b": "{,}'
     )
