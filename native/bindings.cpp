@@ -89,9 +89,11 @@ KVCache make_cache(int n_layers, int n_pages, int n_kv_heads, int head_dim, cons
   require(n_layers > 0 && n_pages > 0 && n_kv_heads > 0, "n_layers, n_pages and n_kv_heads must be positive");
   require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= kMaxHeadDim,
           "head_dim must be a multiple of 16 up to " + std::to_string(kMaxHeadDim) + ", got " + std::to_string(head_dim));
-  require(dtype == "f32" || dtype == "f16", "dtype must be 'f32' or 'f16', got '" + dtype + "'");
+  const int type = dtype == "f32" ? kF32 : dtype == "f16" ? kF16 : kQ8_0;
+  require(type != kQ8_0 || dtype == "q8_0", "dtype must be 'f32', 'f16' or 'q8_0', got '" + dtype + "'");
+  require(type != kQ8_0 || head_dim % kBlock == 0, "a cache of q8_0 takes a head_dim that is a multiple of 32, got " + std::to_string(head_dim));
   require(n_pages <= (1 << 26), "n_pages must be at most 67108864, got " + std::to_string(n_pages));
-  return KVCache(n_layers, n_pages, n_kv_heads, head_dim, dtype == "f16");
+  return KVCache(n_layers, n_pages, n_kv_heads, head_dim, type);
 }
 
 void copy_pages(const KVCache& cache, const Ints1& sources, const Ints1& targets) {

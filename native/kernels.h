@@ -89,14 +89,16 @@ constexpr int kMaxHeadDim = 256;
 
 // One layer's pages. K is stored transposed, so that one load takes 16 keys' values of a dimension and a score never
 // sums across lanes: k (n_pages, n_kv_heads, head_dim, kPage), v (n_pages, n_kv_heads, kPage, head_dim), where pages
-// are `page_stride` elements apart: all layers of a page lie together, so that a short prompt touches little memory.
+// are `page_stride` bytes apart: all layers of a page lie together, so that a short prompt touches little memory.
+// Q8_0 has int8 codes there, and behind those of all heads of a page a scale for each 32 values of a token: f16
+// (n_kv_heads, head_dim / 32, kPage), of k as of v.
 struct LayerCache {
-  void* k;
-  void* v;
+  uint8_t* k;
+  uint8_t* v;
   size_t page_stride;
   int n_kv_heads;
   int head_dim;
-  bool is_f16;
+  int type;                   // kF32, kF16 or kQ8_0
 };
 
 struct AttentionJob {

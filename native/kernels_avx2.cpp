@@ -23,6 +23,8 @@ inline __m256 bfloat8(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 inline V load_bf16(const uint16_t* p) { return {bfloat8(p), bfloat8(p + 8)}; }
+inline __m256 byte8(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
+inline V load_i8(const int8_t* p) { return {byte8(p), byte8(p + 8)}; }
 inline void store(float* p, const V& v) {
   _mm256_storeu_ps(p, v.low);
   _mm256_storeu_ps(p + 8, v.high);

@@ -30,6 +30,7 @@ inline float bf16_to_f32(uint16_t h) {
 inline V load(const float* p) { V v; std::memcpy(v.lane, p, 64); return v; }
 inline V load_f16(const uint16_t* p) { return each([&](int i) { return f16_to_f32(p[i]); }); }
 inline V load_bf16(const uint16_t* p) { return each([&](int i) { return bf16_to_f32(p[i]); }); }
+inline V load_i8(const int8_t* p) { return each([&](int i) { return float(p[i]); }); }
 inline void store(float* p, const V& v) { std::memcpy(p, v.lane, 64); }
 inline void store_f16(uint16_t* p, const V& v) { for (int i = 0; i < 16; ++i) p[i] = f32_to_f16(v.lane[i]); }
 inline V set1(float x) { return each([&](int) { return x; }); }

@@ -49,9 +49,9 @@ void Weight::pack(int first_panel, int last_panel, const uint8_t* rows) {
   }
 }
 
-KVCache::KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, bool is_f16)
-    : n_layers_(n_layers), n_pages_(n_pages), n_kv_heads_(n_kv_heads), head_dim_(head_dim), is_f16_(is_f16),
-      side_bytes_(size_t(n_kv_heads) * size_t(head_dim) * kPage * (is_f16 ? 2 : 4)) {
+KVCache::KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, int type)
+    : n_layers_(n_layers), n_pages_(n_pages), n_kv_heads_(n_kv_heads), head_dim_(head_dim), type_(type),
+      side_bytes_(size_t(n_kv_heads) * kPage * row_bytes(type, head_dim)) {
   data_ = allocate(nbytes());
 }
 
@@ -67,8 +67,7 @@ void KVCache::write_page(int page, const uint8_t* from) const {
 
 LayerCache KVCache::layer(int i) const {
   uint8_t* k = data_.get() + 2 * side_bytes_ * size_t(i);
-  const size_t page_stride = 2 * side_bytes_ * size_t(n_layers_) / (is_f16_ ? 2 : 4);
-  return {k, k + side_bytes_, page_stride, n_kv_heads_, head_dim_, is_f16_};
+  return {k, k + side_bytes_, page_bytes(), n_kv_heads_, head_dim_, type_};
 }
 
 namespace {

@@ -36,13 +36,12 @@ class Weight {
 // K and V of all layers; see LayerCache for the layout of a page.
 class KVCache {
  public:
-  KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, bool is_f16);
+  KVCache(int n_layers, int n_pages, int n_kv_heads, int head_dim, int type);   // kF32, kF16 or kQ8_0
   LayerCache layer(int i) const;
   int n_layers() const { return n_layers_; }
   int n_pages() const { return n_pages_; }
   int n_kv_heads() const { return n_kv_heads_; }
   int head_dim() const { return head_dim_; }
-  bool is_f16() const { return is_f16_; }
   size_t nbytes() const { return page_bytes() * size_t(n_pages_); }
   size_t page_bytes() const { return 2 * side_bytes_ * size_t(n_layers_); }
   void copy_page(int source, int target) const;   // all layers of it
@@ -50,8 +49,7 @@ class KVCache {
   void write_page(int page, const uint8_t* from) const;
 
  private:
-  int n_layers_, n_pages_, n_kv_heads_, head_dim_;
-  bool is_f16_;
+  int n_layers_, n_pages_, n_kv_heads_, head_dim_, type_;
   size_t side_bytes_;                     // of one page's and layer's K, and of its V
   std::shared_ptr<uint8_t> data_;
 };

@@ -1,7 +1,7 @@
 // The loops that need no instruction of their own, written once over V (16 floats, defined by the including file) and
 // compiled for each instruction set. Every sum runs in an order that depends on the row alone.
 //
-// The including file provides, in its anonymous namespace: struct V; load, load_f16, load_bf16, store, store_f16, set1, add, sub, mul, fma
+// The including file provides, in its anonymous namespace: struct V; load, load_f16, load_bf16, load_i8, store, store_f16, set1, add, sub, mul, fma
 // (a * b + c, fused where the hardware is), max, round, exp2_int (2^n for integral n), first_lanes (value where lane < n, else other), first (lane 0),
 // sum_lanes (pairwise, 8 lanes apart, then 4, 2, 1: the same tree everywhere), max_lanes, put_codes (16 rounded values as int8; returns their sum),
 // kQueryTile, kBurnChains.
@@ -83,22 +83,23 @@ inline void put_sums(const RowJob& job, size_t place, float d, const int sums[2]
   }
 }
 
-// Symmetric int8 by blocks of 32, scale max|x| / 127, round to nearest even. A block with a value that is not
+// Symmetric int8 of 32 values, scale max|x| / 127, round to nearest even; returns the scale. A block with a value that is not
 // finite gets the scale NaN, so that a broken row shows as NaN logits and not as plausible numbers.
+inline float quantize_block(const float* x, int8_t* q, int sums[2]) {
+  const V v[2] = {load(x), load(x + 16)};
+  const V magnitude = max(max(v[0], sub(set1(0.0f), v[0])), max(v[1], sub(set1(0.0f), v[1])));
+  const float largest = max_lanes(magnitude);
+  const float finite = sum_lanes(add(sub(v[0], v[0]), sub(v[1], v[1])));  // 0, or NaN
+  const float inverse = largest > 0 && finite == 0 ? 127.0f / largest : 0.0f;
+  for (int half = 0; half < 2; ++half) sums[half] = put_codes(round(mul(v[half], set1(inverse))), q + 16 * half);
+  return largest / 127.0f + finite;
+}
+
 void quantize(const float* x, const RowJob& job) {
   for (int b = 0; b < job.k / kBlock; ++b) {
-    const V v[2] = {load(x + 32 * b), load(x + 32 * b + 16)};
-    const V magnitude = max(max(v[0], sub(set1(0.0f), v[0])), max(v[1], sub(set1(0.0f), v[1])));
-    const float largest = max_lanes(magnitude);
-    const float finite = sum_lanes(add(sub(v[0], v[0]), sub(v[1], v[1])));  // 0, or NaN
-    const float d = short_float(largest / 127.0f) + finite;
-    const float inverse = largest > 0 && finite == 0 ? 127.0f / largest : 0.0f;
     const size_t place = size_t(b) * size_t(job.n_tokens);
-    int8_t* q = job.q + place * kBlock;
     int sums[2];
-    for (int half = 0; half < 2; ++half) {
-      sums[half] = put_codes(round(mul(v[half], set1(inverse))), q + 16 * half);
-    }
+    const float d = short_float(quantize_block(x + 32 * b, job.q + place * kBlock, sums));
     job.d[place] = d;
     put_sums(job, place, d, sums);
   }
@@ -170,6 +171,40 @@ inline void rotate(float* head, const float* cos, const float* sin, int half) {
   }
 }
 
+// A head's values in a page of k or of v.
+template <class T>
+inline T* head_values(const LayerCache& cache, uint8_t* side, int page, int head) {
+  return reinterpret_cast<T*>(side + size_t(page) * cache.page_stride) + size_t(head) * size_t(cache.head_dim) * kPage;
+}
+
+// The same of a cache of Q8_0: codes, and scales (head_dim / 32, kPage).
+struct HeadCodes {
+  int8_t* codes;
+  uint16_t* scales;
+};
+
+inline HeadCodes head_codes(const LayerCache& cache, uint8_t* side, int page, int head) {
+  const size_t values = size_t(cache.head_dim) * kPage, behind = size_t(cache.n_kv_heads) * values;
+  uint16_t* scales = reinterpret_cast<uint16_t*>(side + size_t(page) * cache.page_stride + behind);
+  return {head_values<int8_t>(cache, side, page, head), scales + size_t(head) * values / kBlock};
+}
+
+// x (head_dim) as the token at this offset of its page: down a column of this stride, or along a row where that is 0.
+inline void store_codes(const LayerCache& cache, const HeadCodes& to, const float* x, size_t offset, size_t column_stride) {
+  alignas(64) int8_t codes[kMaxHeadDim];
+  alignas(64) float scales[16];
+  uint16_t halves[16];
+  const int n_blocks = cache.head_dim / kBlock;   // at most 8
+  for (int b = 0; b < 16; ++b) scales[b] = 0.0f;
+  int sums[2];
+  for (int b = 0; b < n_blocks; ++b) scales[b] = quantize_block(x + b * kBlock, codes + b * kBlock, sums);
+  store_f16(halves, load(scales));
+  for (int b = 0; b < n_blocks; ++b) to.scales[size_t(b) * kPage + offset] = halves[b];
+  for (int i = 0; i < cache.head_dim; ++i) {
+    to.codes[column_stride ? size_t(i) * column_stride + offset : offset * size_t(cache.head_dim) + size_t(i)] = codes[i];
+  }
+}
+
 void rope_store(const LayerCache& cache, float* qkv, const float* cos, const float* sin, int slot, int n_heads) {
   const int dim = cache.head_dim, kv = cache.n_kv_heads;
   for (int h = 0; h < n_heads + kv; ++h) rotate(qkv + h * dim, cos, sin, dim / 2);
@@ -177,18 +212,20 @@ void rope_store(const LayerCache& cache, float* qkv, const float* cos, const flo
   for (int h = 0; h < kv; ++h) {
     const float* k = qkv + (n_heads + h) * dim;
     const float* v = qkv + (n_heads + kv + h) * dim;
-    const size_t base = size_t(page) * cache.page_stride + size_t(h) * size_t(dim) * kPage;
-    if (cache.is_f16) {
+    if (cache.type == kQ8_0) {
+      store_codes(cache, head_codes(cache, cache.k, page, h), k, size_t(offset), kPage);
+      store_codes(cache, head_codes(cache, cache.v, page, h), v, size_t(offset), 0);
+    } else if (cache.type == kF16) {
       alignas(64) uint16_t halves[kMaxHeadDim];
       for (int i = 0; i < dim; i += 16) store_f16(halves + i, load(k + i));
-      uint16_t* column = static_cast<uint16_t*>(cache.k) + base + size_t(offset);
+      uint16_t* column = head_values<uint16_t>(cache, cache.k, page, h) + offset;
       for (int i = 0; i < dim; ++i) column[size_t(i) * kPage] = halves[i];
-      uint16_t* row = static_cast<uint16_t*>(cache.v) + base + size_t(offset) * size_t(dim);
+      uint16_t* row = head_values<uint16_t>(cache, cache.v, page, h) + size_t(offset) * size_t(dim);
       for (int i = 0; i < dim; i += 16) store_f16(row + i, load(v + i));
     } else {
-      float* column = static_cast<float*>(cache.k) + base + size_t(offset);
+      float* column = head_values<float>(cache, cache.k, page, h) + offset;
       for (int i = 0; i < dim; ++i) column[size_t(i) * kPage] = k[i];
-      float* row = static_cast<float*>(cache.v) + base + size_t(offset) * size_t(dim);
+      float* row = head_values<float>(cache, cache.v, page, h) + size_t(offset) * size_t(dim);
       for (int i = 0; i < dim; i += 16) store(row + i, load(v + i));
     }
   }
@@ -204,21 +241,41 @@ struct AttentionRow {
   int n_visible;      // positions [0, n_visible)
   float peak, total;
   alignas(64) float sum[kMaxHeadDim];
-  alignas(64) float weights[kPage];
 };
 
 inline V cache_lane(const float* p) { return load(p); }
 inline V cache_lane(const uint16_t* p) { return load_f16(p); }
+inline V cache_lane(const int8_t* p) { return load_i8(p); }
 
+// Products of dimensions [from, to) with the page's keys.
 template <class T, int kRows>
-inline void page_scores(AttentionRow* rows, const T* k, int dim, float scale, V scores[][2]) {
+inline void dot_keys(const AttentionRow* rows, const T* k, int from, int to, V scores[][2]) {
   for (int r = 0; r < kRows; ++r) scores[r][0] = scores[r][1] = set1(0.0f);
-  for (int i = 0; i < dim; ++i) {
+  for (int i = from; i < to; ++i) {
     const V k0 = cache_lane(k + i * kPage), k1 = cache_lane(k + i * kPage + 16);
     for (int r = 0; r < kRows; ++r) {
       const V q = set1(rows[r].q[i]);
       scores[r][0] = fma(q, k0, scores[r][0]);
       scores[r][1] = fma(q, k1, scores[r][1]);
+    }
+  }
+}
+
+template <class T, int kRows>
+inline void page_scores(const AttentionJob& job, const AttentionRow* rows, int page, float scale, V scores[][2]) {
+  const LayerCache& cache = job.cache;
+  if constexpr (sizeof(T) > 1) {
+    dot_keys<T, kRows>(rows, head_values<T>(cache, cache.k, page, job.kv_head), 0, cache.head_dim, scores);
+  } else {
+    const HeadCodes keys = head_codes(cache, cache.k, page, job.kv_head);
+    V part[kRows][2];
+    for (int r = 0; r < kRows; ++r) scores[r][0] = scores[r][1] = set1(0.0f);
+    for (int b = 0; b < cache.head_dim / kBlock; ++b) {
+      dot_keys<T, kRows>(rows, keys.codes, b * kBlock, (b + 1) * kBlock, part);
+      const V scales[2] = {load_f16(keys.scales + b * kPage), load_f16(keys.scales + b * kPage + 16)};
+      for (int r = 0; r < kRows; ++r) {
+        for (int half = 0; half < 2; ++half) scores[r][half] = fma(part[r][half], scales[half], scores[r][half]);
+      }
     }
   }
   for (int r = 0; r < kRows; ++r) {
@@ -227,42 +284,62 @@ inline void page_scores(AttentionRow* rows, const T* k, int dim, float scale, V 
 }
 
 // Turns a row's scores into weights against the running peak, returns the factor for what was summed before.
-inline float page_softmax(AttentionRow& row, V scores[2], int n_visible) {
+inline float page_softmax(AttentionRow& row, float* weights, V scores[2], int n_visible) {
   const V low = set1(-__builtin_inff());
   scores[0] = first_lanes(scores[0], n_visible, low);
   scores[1] = first_lanes(scores[1], n_visible - 16, low);
   const float page_peak = max_lanes(max(scores[0], scores[1]));
   const float peak = page_peak > row.peak ? page_peak : row.peak;
   if (peak == -__builtin_inff()) {
-    for (int i = 0; i < kPage; ++i) row.weights[i] = 0.0f;
+    for (int i = 0; i < kPage; ++i) weights[i] = 0.0f;
     return 1.0f;
   }
   const V e0 = exp_of(sub(scores[0], set1(peak))), e1 = exp_of(sub(scores[1], set1(peak)));
-  store(row.weights, e0);
-  store(row.weights + 16, e1);
+  store(weights, e0);
+  store(weights + 16, e1);
   const float correction = row.peak == peak ? 1.0f : first(exp_of(set1(row.peak - peak)));
   row.total = row.total * correction + sum_lanes(add(e0, e1));
   row.peak = peak;
   return correction;
 }
 
+// Dimensions [from, to) of the weighted values, onto what was summed before.
 template <class T, int kRows>
-inline void page_values(AttentionRow* rows, const T* v, int dim, int n_tokens, const float* corrections) {
-  for (int i = 0; i < dim; i += 16) {
+inline void add_values(AttentionRow* rows, const float (*weights)[kPage], const T* v, int dim, int from, int to, int n_tokens, const float* corrections) {
+  for (int i = from; i < to; i += 16) {
     V sums[kRows];
     for (int r = 0; r < kRows; ++r) sums[r] = mul(load(rows[r].sum + i), set1(corrections[r]));
     for (int j = 0; j < n_tokens; ++j) {
       const V value = cache_lane(v + size_t(j) * size_t(dim) + i);
-      for (int r = 0; r < kRows; ++r) sums[r] = fma(set1(rows[r].weights[j]), value, sums[r]);
+      for (int r = 0; r < kRows; ++r) sums[r] = fma(set1(weights[r][j]), value, sums[r]);
     }
     for (int r = 0; r < kRows; ++r) store(rows[r].sum + i, sums[r]);
   }
 }
 
 template <class T, int kRows>
-void attend_tile(const AttentionJob& job, AttentionRow* rows) {
+inline void page_values(const AttentionJob& job, AttentionRow* rows, const float (*weights)[kPage], int page, int n_tokens, const float* corrections) {
   const LayerCache& cache = job.cache;
   const int dim = cache.head_dim;
+  if constexpr (sizeof(T) > 1) {
+    add_values<T, kRows>(rows, weights, head_values<T>(cache, cache.v, page, job.kv_head), dim, 0, dim, n_tokens, corrections);
+  } else {
+    const HeadCodes values = head_codes(cache, cache.v, page, job.kv_head);
+    alignas(64) float scaled[kRows][kPage];
+    for (int b = 0; b < dim / kBlock; ++b) {
+      for (int half = 0; half < kPage; half += 16) {
+        // Places behind the last token may hold anything, NaN as well: they are not summed.
+        const V scales = load_f16(values.scales + b * kPage + half);
+        for (int r = 0; r < kRows; ++r) store(scaled[r] + half, mul(load(weights[r] + half), scales));
+      }
+      add_values<T, kRows>(rows, scaled, values.codes, dim, b * kBlock, (b + 1) * kBlock, n_tokens, corrections);
+    }
+  }
+}
+
+template <class T, int kRows>
+void attend_tile(const AttentionJob& job, AttentionRow* rows) {
+  const int dim = job.cache.head_dim;
   const float scale = 1.0f / __builtin_sqrtf(float(dim));
   int longest = 0;
   for (int r = 0; r < kRows; ++r) {
@@ -272,14 +349,14 @@ void attend_tile(const AttentionJob& job, AttentionRow* rows) {
     if (rows[r].n_visible > longest) longest = rows[r].n_visible;
   }
   for (int start = 0; start < longest; start += kPage) {
-    const size_t page = size_t(job.table[start / kPage]);
-    const size_t base = page * cache.page_stride + size_t(job.kv_head) * size_t(dim) * kPage;
+    const int page = job.table[start / kPage];
     V scores[kRows][2];
+    alignas(64) float weights[kRows][kPage];
     float corrections[kRows];
-    page_scores<T, kRows>(rows, static_cast<const T*>(cache.k) + base, dim, scale, scores);
-    for (int r = 0; r < kRows; ++r) corrections[r] = page_softmax(rows[r], scores[r], rows[r].n_visible - start);
+    page_scores<T, kRows>(job, rows, page, scale, scores);
+    for (int r = 0; r < kRows; ++r) corrections[r] = page_softmax(rows[r], weights[r], scores[r], rows[r].n_visible - start);
     const int n_tokens = longest - start < kPage ? longest - start : kPage;
-    page_values<T, kRows>(rows, static_cast<const T*>(cache.v) + base, dim, n_tokens, corrections);
+    page_values<T, kRows>(job, rows, weights, page, n_tokens, corrections);
   }
   for (int r = 0; r < kRows; ++r) {
     const float inverse = 1.0f / rows[r].total;
@@ -311,8 +388,11 @@ void attend_all(const AttentionJob& job) {
 }
 
 void attention(const AttentionJob& job) {
-  if (job.cache.is_f16) attend_all<uint16_t>(job);
-  else attend_all<float>(job);
+  switch (job.cache.type) {
+    case kQ8_0: return attend_all<int8_t>(job);
+    case kF16: return attend_all<uint16_t>(job);
+    default: return attend_all<float>(job);
+  }
 }
 
 double float_burn(long iterations) {

@@ -187,6 +187,22 @@ def test_arguments_outside_their_limits(model: Model, given: dict[str, int]) -> 
         Engine(model, **given)
 
 
+def test_a_cache_of_8_bits_holds_nearly_twice_as_many(model: Model) -> None:
+    """34 bytes for 32 values beside 64; whatever else runs, a row keeps its bits."""
+    kv_bytes = 34 * PAGE_BYTES
+    half, byte = (Engine(model, kv_dtype=dtype, kv_bytes=kv_bytes) for dtype in ("f16", "q8_0"))
+    assert byte.n_kv_tokens * 34 == half.n_kv_tokens * 64
+    alone = byte.add(random_ids(1, 70), greedy(20))
+    run(byte)
+    others = [byte.add(random_ids(seed, 50), greedy(30)) for seed in range(3)]
+    again = byte.add(random_ids(1, 70), greedy(20))
+    run(byte)
+    assert again.answer == alone.answer
+    assert all(len(other.answer) == 30 for other in others)
+    with pytest.raises(RequestError, match="kv_dtype is 'int4', it must be one of f16, f32, q8_0"):
+        Engine(model, kv_dtype="int4")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), True, "fast", 1e9])
 def test_a_latency_that_is_none(model: Model, value: Any) -> None:
     with pytest.raises(RequestError, match=r"latency_s is .* it must be a number of seconds above 0"):

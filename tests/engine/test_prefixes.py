@@ -52,7 +52,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0"])
 def test_a_new_engine_reads_what_an_earlier_one_computed(path: Path, tmp_path: Path, kv_dtype: Any) -> None:
     folder = tmp_path / "new" / "prefixes"
     plain, expected = ask(engine_of(path, None, kv_dtype=kv_dtype), 5)

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -184,12 +185,26 @@ def reference_attention(q: F32, k: F32, v: F32) -> NDArray[np.float64]:
     return out
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def kept(x: F32, dtype: str) -> F32:
+    """What a cache of this type keeps of keys or values (..., dim)."""
+    if dtype == "f16":
+        return x.astype(np.float16).astype(np.float32)
+    if dtype == "q8_0":  # by gguf's own quantizer
+        raw = gguf.quants.quantize(x.reshape(-1, x.shape[-1]), gguf.GGMLQuantizationType.Q8_0)
+        return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q8_0).reshape(x.shape)
+    return x
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim"), [(9, 3, 64), (6, 2, 128), (4, 4, 16), (5, 1, 80), (8, 1, 256)]
 )
 @pytest.mark.parametrize("n", [1, 32, 77])
 def test_attention(dtype: str, heads: int, kv_heads: int, dim: int, n: int) -> None:
+    if dtype == "q8_0" and dim % 32:
+        with pytest.raises(ValueError, match="multiple of 32"):
+            native.KVCache(3, 8, kv_heads, dim, dtype)
+        return
     rng = np.random.default_rng([heads, n])
     raw = rng.standard_normal((n, heads + 2 * kv_heads, dim)).astype(np.float32)
     raw[n // 2] *= 30  # a peak that moves
@@ -206,12 +221,11 @@ def test_attention(dtype: str, heads: int, kv_heads: int, dim: int, n: int) -> N
     turned = np.concatenate([a * cos[:, None] - b * sin[:, None], b * cos[:, None] + a * sin[:, None]], -1)
     q, k, v = turned[:, :heads], turned[:, heads : heads + kv_heads], raw[:, heads + kv_heads :]
     np.testing.assert_allclose(qkv.reshape(raw.shape)[:, :heads], q, rtol=1e-5, atol=1e-5)
-    if dtype == "f16":
-        k, v = k.astype(np.float16).astype(np.float32), v.astype(np.float16).astype(np.float32)
+    k, v = kept(k, dtype), kept(v, dtype)
     out = np.empty((n, heads * dim), np.float32)
     native.attention(cache, 1, qkv, out, np.array([0, n], np.int32), np.zeros(1, np.int32), table, heads)
-    # A key rounds to the other float16 neighbour where our rotation and numpy's differ in the last bit.
-    tolerance = 2e-5 if dtype == "f32" else 5e-3
+    # A key rounds to its other neighbour where our rotation and numpy's differ in the last bit.
+    tolerance = {"f32": 2e-5, "f16": 5e-3, "q8_0": 2e-2}[dtype]
     np.testing.assert_allclose(
         out.reshape(n, heads, dim), reference_attention(q, k, v), rtol=tolerance, atol=tolerance
     )

@@ -149,6 +149,7 @@ def serve(
     ctx: options.Ctx = None,
     threads: options.Threads = None,
     latency_s: options.LatencyS = None,
+    kv_dtype: options.KVDtype = None,
     prefix_folder: options.PrefixFolder = None,
     served_model_name: options.ServedModelName = None,
     api_key: options.ApiKey = None,
@@ -177,7 +178,7 @@ def serve(
     """
     flags: dict[str, Any] = {
         "model": model, "host": host, "port": port, "ctx": ctx, "threads": threads,
-        "latency_s": latency_s, "prefix_folder": prefix_folder,
+        "latency_s": latency_s, "kv_dtype": kv_dtype, "prefix_folder": prefix_folder,
         "served_model_name": served_model_name, "api_key": api_key, "api_key_file": api_key_file,
         "allowed_host": allowed_host, "cors_origin": cors_origin, "tls_cert": tls_cert, "tls_key": tls_key,
         "log_format": log_format,

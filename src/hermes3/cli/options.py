@@ -21,6 +21,12 @@ PrefixFolder = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Keep computed system turns there, for the next run."),
 ]
+KVDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--kv-dtype", metavar="TYPE", help="KV cache: f16, f32 or q8_0 (half of f16); default: by weights."
+    ),
+]
 LatencyS = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Most that running answers wait for parts of prompts.")
 ]

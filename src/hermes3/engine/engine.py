@@ -89,7 +89,8 @@ class Engine:
             the process may use.
         n_batch: most tokens of a step, and so of a chunk of a prompt; by default 512, or the model's.
         n_sequences: most sequences that run at once, others wait; by default 16, or the model's ``n_rows``.
-        kv_dtype: "f16" or "f32"; by default f16 beside quantized weights and f32 beside float weights.
+        kv_dtype: "f16", "f32" or "q8_0" (int8, a scale for each 32 values: 53 % of f16's memory); by default
+            f16 beside quantized weights and f32 beside float weights.
         kv_bytes: memory for keys and values, taken as it is needed; by default what n_sequences full contexts
             need, but no more than half of the available memory.
         prefix_caching: whether what a prompt begins with is taken from earlier sequences that began alike; up
@@ -454,9 +455,7 @@ class Engine:
         return Prefixes(store, self._cache, self._scheduler.allocator, self._lock)
 
     def _n_pages(self, dtype: KVType, kv_bytes: int | None) -> int:
-        config = self._model.config
-        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        page_bytes = _native.PAGE * per_token * (2 if dtype == "f16" else 4)
+        page_bytes = self._model.page_bytes(dtype)
         if kv_bytes is None:
             kv_bytes = int(available_memory() * MEMORY_SHARE)
         if (n_pages := kv_bytes // page_bytes) < 1:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes3 import _native
-from hermes3.errors import FormatError
+from hermes3.errors import FormatError, RequestError
 from hermes3.weights.config import ModelConfig, rope_frequencies
 from hermes3.weights.quant import GGMLType
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hermes3.weights.checkpoint import Checkpoint
 
 F32 = NDArray[np.float32]
-KVType = Literal["f16", "f32"]
+KVType = Literal["f16", "f32", "q8_0"]
 
 _FLOAT_TYPES = {GGMLType.F32, GGMLType.F16, GGMLType.BF16}
 
@@ -110,6 +110,26 @@ class Model:
         """What suits the weights: float16 keys and values beside quantized ones, float32 beside floats."""
         weights = [weight for layer in self._layers for weight in (*layer.qkv, *layer.output, *layer.down)]
         return "f32" if all(GGMLType(weight.type) in _FLOAT_TYPES for weight in weights) else "f16"
+
+    def page_bytes(self, dtype: KVType) -> int:
+        """Bytes of a page's keys and values, all layers of them.
+
+        Raises:
+            RequestError: no such type, or none for heads of this model's size.
+        """
+        config = self.config
+        if dtype not in get_args(KVType):
+            names = ", ".join(get_args(KVType))
+            raise RequestError(f"kv_dtype is {dtype!r:.80}, it must be one of {names}", param="kv_dtype")
+        type = GGMLType[dtype.upper()]
+        if config.head_dim % type.block_size:
+            raise RequestError(
+                f"kv_dtype {dtype} takes heads of a multiple of {type.block_size} values, this model's have "
+                f"{config.head_dim}; f16 takes any",
+                param="kv_dtype",
+            )
+        n_values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * _native.PAGE
+        return n_values // type.block_size * type.block_bytes
 
     def new_cache(self, n_pages: int, dtype: KVType) -> _native.KVCache:
         """Keys and values of so many pages; the system commits the memory as it is written.

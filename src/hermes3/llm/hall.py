@@ -51,7 +51,8 @@ class LLM:
         n_ctx: tokens of context, prompt and answer together; None for 8192, or the model's limit if less.
         n_threads: threads to compute with, for the whole process; None for one per core.
         n_sequences: answers that run at once, others wait; None for 16.
-        kv_dtype: "f16" or "f32", of the KV cache; None for f16 beside quantized weights, else f32.
+        kv_dtype: "f16", "f32" or "q8_0" (8 bits, about half of f16's memory), of the KV cache; None for f16
+            beside quantized weights, else f32.
         kv_bytes: memory for the KV cache, taken as it is needed; None for what n_sequences full contexts
             need, and at most half of what is available.
         prefix_caching: whether what a prompt begins with is taken from earlier requests that began alike

@@ -68,6 +68,7 @@ def serve(model: str, settings: Settings) -> None:
             n_ctx=settings.ctx,
             n_threads=settings.threads,
             latency_s=settings.latency_s,
+            kv_dtype=settings.kv_dtype,
             prefix_folder=settings.prefix_folder,
         ) as llm,
         suppress(KeyboardInterrupt),

@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from hermes3.engine.model import KVType
 from hermes3.engine.pace import LATENCY_S
 from hermes3.errors import Hermes3Error
 from hermes3.server.limits import Limits
@@ -41,6 +42,9 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; default: physical cores.")
     latency_s: float = Field(
         LATENCY_S, gt=0, le=3600, description="Seconds that running answers wait for parts of prompts."
+    )
+    kv_dtype: KVType | None = Field(
+        None, description="Type of the KV cache: f16, f32 or q8_0; default: as the weights."
     )
     prefix_folder: Path | None = Field(None, description="Folder that keeps computed system turns.")
     served_model_name: str | None = Field(None, description="What /v1/models calls the model.")
