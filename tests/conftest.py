@@ -77,3 +77,23 @@ def chromium(pytestconfig: pytest.Config) -> Path:
     if given is None or not Path(given).is_file():
         _skip_loudly(pytestconfig, "no chromium (apt-get install chromium); HERMES3_CHROMIUM names one")
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def openai_document(pytestconfig: pytest.Config) -> Path:
+    """openapi.json of github.com/openai/openai-openapi: HERMES3_OPENAI_DOCUMENT, or with the other data."""
+    shared = os.environ.get("HERMES3_TEST_DATA", ROOT.parent / "shared" / "data")
+    path = Path(os.environ.get("HERMES3_OPENAI_DOCUMENT", Path(shared) / "openai" / "openapi.json"))
+    if not path.is_file():
+        _skip_loudly(pytestconfig, f"no file {path}; HERMES3_OPENAI_DOCUMENT names OpenAI's openapi.json")
+    return path
+
+
+@pytest.fixture(scope="session")
+def compatcanary(pytestconfig: pytest.Config) -> list[str]:
+    """The command of the npm package's program: HERMES3_COMPATCANARY names the folder of the package."""
+    given, node = os.environ.get("HERMES3_COMPATCANARY"), shutil.which("node")
+    if node is None or given is None or not (Path(given) / "src" / "cli.js").is_file():
+        why = "no compatcanary; HERMES3_COMPATCANARY names the folder that `npm pack compatcanary` unpacks to"
+        _skip_loudly(pytestconfig, why)
+    return [node, str(Path(given) / "src" / "cli.js")]

@@ -13,6 +13,8 @@ from hermes3.llm import Delta, ToolCallDelta, Usage
 from hermes3.prompt.pieces import ParsedCall
 from hermes3.server.answers import Body, chat_logprobs, timings_body
 
+ANSWER_INVALID = "answer_invalid"  # the one code of a response's error that OpenAI does not have
+
 
 class Growing:
     """One response.
@@ -55,7 +57,8 @@ class Growing:
 
     def failed(self, message: str, code: str | None) -> Iterator[Body]:
         """Events of an error that ends the response."""
-        self.body |= {"status": "failed", "error": {"code": code or "server_error", "message": message}}
+        code = code if code == ANSWER_INVALID else "server_error"
+        self.body |= {"status": "failed", "error": {"code": code, "message": message}}
         yield {"type": "response.failed", "response": dict(self.body)}
 
     def _end(self, last: Delta) -> Iterator[Body]:
@@ -148,7 +151,10 @@ def _logprobs(delta: Delta) -> list[object]:
 def _usage(usage: Usage) -> Body:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": 0,  # of a cache that is paid for
+        },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.total_tokens,
