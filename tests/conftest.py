@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -97,3 +100,16 @@ def compatcanary(pytestconfig: pytest.Config) -> list[str]:
         why = "no compatcanary; HERMES3_COMPATCANARY names the folder that `npm pack compatcanary` unpacks to"
         _skip_loudly(pytestconfig, why)
     return [node, str(Path(given) / "src" / "cli.js")]
+
+
+@pytest.fixture
+def extra_client(pytestconfig: pytest.Config) -> Callable[[str], ModuleType]:
+    """Imports a client that no extra of ours holds, or skips."""
+
+    def imported(name: str) -> ModuleType:
+        if find_spec(name) is None:
+            package = name.replace("_", "-")
+            _skip_loudly(pytestconfig, f"{package} is not installed (pip install {package})")
+        return import_module(name)
+
+    return imported

@@ -89,9 +89,14 @@ class TestHermes3(ChatModelIntegrationTests):
     def supports_json_mode(self) -> bool:
         return True
 
-    # The model reads and writes text alone: no images, sound or PDF. Anthropic's content blocks are none of
-    # OpenAI's. VCR is for services that cost money. A server has one model: nothing
-    # to override it with.
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    # What does not apply, by name. The model reads and writes text alone: test_audio_inputs,
+    # test_image_inputs, test_pdf_inputs, test_image_tool_message, test_pdf_tool_message. VCR is for services
+    # that cost money: test_stream_time. A server has one model and gives its name:
+    # test_invoke_with_model_override, and the same for ainvoke, stream and astream.
 
     @pytest.mark.xfail(
         reason="the Hermes format has no place for a user's name: refused by name", strict=True

@@ -209,6 +209,7 @@ def test_structured_output_and_tool_choice(smol_gguf: Path) -> None:
         ({"conversation": "c"}, "conversation"),
         ({"truncation": "auto"}, "truncation"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"reasoning": {"summary": "detailed"}}, "reasoning"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"background": True, "store": False}, "store"),

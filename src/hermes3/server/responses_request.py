@@ -93,7 +93,7 @@ class Text(Strict):
 
 class Reasoning(Strict):
     effort: Literal["none"] | None = None
-    summary: None = None
+    summary: Literal["auto"] | None = None  # of no thoughts, which is none; some clients always say it
     generate_summary: None = None
     context: None = None
 
