@@ -24,7 +24,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {  # third-party library -> the rooms that may import it
     "torch": {"train"},
     "lm_eval": {"eval"},
-    **{library: {"server"} for library in ("fastapi", "starlette", "uvicorn", "sse_starlette")},
+    **{library: {"server"} for library in ("fastapi", "starlette", "uvicorn", "opentelemetry")},
     **{library: {"cli"} for library in ("typer", "rich", "prompt_toolkit")},
     "huggingface_hub": {"weights"},
     "pydantic": {"prompt", "server", "agent"},

@@ -171,9 +171,9 @@ def raw(value: object) -> str:
     [
         (calling("whether", city="x"), "unknown", "there is no function 'whether'; there are: weather, add"),
         (calling("weather"), "arguments", "wrong arguments: 'city' is a required property"),
-        (calling("weather", city=3), "arguments", "wrong arguments: city: 3 is not of type 'string'"),
+        (calling("weather", city=3), "arguments", "wrong arguments: ['city']: 3 is not of type 'string'"),
         (calling("weather", city="x", town="y"), "arguments", "'town' was unexpected"),
-        (calling("add", n="1"), "arguments", "n: '1' is not of type 'integer'"),
+        (calling("add", n="1"), "arguments", "['n']: '1' is not of type 'integer'"),
         (raw('{"name": "weather", "arguments": {"city": '), "broken", "this was no sound call"),
         (raw("weather in Paris"), "broken", "this was no sound call"),
     ],

@@ -102,6 +102,18 @@ def test_calls_alone(openai: str, tools: str, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(cut.stdout)["name"] == "rate"
 
 
+def test_one_call_an_answer(tools: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the option the grammar leaves no room for a second one."""
+    given = ("call", "--tools", tools, "--print-calls", "x")
+    with_script(monkeypatch, f"{BERN}\n{BERN}")
+    assert len(inside(*given).stdout.splitlines()) == 2
+    with_script(monkeypatch, f"{BERN}\n{BERN}")
+    refused = inside(*given, "--no-parallel")
+    assert (refused.returncode, "does not allow" in refused.stderr) == (1, True)
+    with_script(monkeypatch, BERN)
+    assert len(inside(*given, "--no-parallel").stdout.splitlines()) == 1
+
+
 def test_a_schema_that_no_grammar_can_be_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = {"type": "object", "properties": {"a": {"type": "string", "format": "none-such", "maxLength": 3}}}
     (tmp_path / "odd.json").write_text(json.dumps([{"type": "function", "function": {
@@ -111,6 +123,7 @@ def test_a_schema_that_no_grammar_can_be_made_of(tmp_path: Path, monkeypatch: py
     refused = inside(*given)
     assert refused.returncode == 1
     assert "tools[0].function.parameters cannot be compiled" in refused.stderr
+    assert "on_uncompilable='retry'" in refused.stderr
     with_script(monkeypatch, calling("odd", a="long"), calling("odd", a="ab"))
     assert json.loads(inside(*given, "--retry").stdout) == {"name": "odd", "arguments": {"a": "ab"}}
 

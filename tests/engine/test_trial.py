@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hermes3.engine import trial
+from hermes3.errors import Hermes3Error
 
 
 def lark(text: str) -> str:
@@ -54,6 +57,46 @@ def test_a_wait_that_is_too_long_ends(monkeypatch) -> None:
     monkeypatch.setattr(trial, "MAX_WALL_S", 0.0)
     assert trial.fault_of(lark('start: "a"'), [], 300) == "takes more than 0 s to compile"
     assert trial._idle == []
+
+
+def test_hostile_grammars_wait_for_each_other(monkeypatch) -> None:
+    """However many come, there are so many processes and no more."""
+    seen, lock, running = [], threading.Lock(), []
+
+    def tried(question: bytes) -> None:
+        with lock:
+            running.append(question)
+            seen.append(len(running))
+        time.sleep(0.005)
+        with lock:
+            running.pop()
+
+    monkeypatch.setattr(trial, "_tried", tried)
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(lambda _: trial.fault_of(lark('start: "a"'), [], 300), range(50)))
+    assert (found, max(seen)) == ([None] * 50, trial.N_AT_ONCE)
+
+
+def test_who_waits_too_long_is_told(monkeypatch) -> None:
+    monkeypatch.setattr(trial, "MAX_WAIT_S", 0.01)
+    for _ in range(trial.N_AT_ONCE):
+        assert trial._turns.acquire(timeout=10)
+    try:
+        with pytest.raises(Hermes3Error, match=r"2 other grammars are being tried .* ask again later"):
+            trial.fault_of(lark('start: "a"'), [], 300)
+    finally:
+        for _ in range(trial.N_AT_ONCE):
+            trial._turns.release()
+    assert trial.fault_of(lark('start: "a"'), [], 300) is None
+
+
+def test_a_child_is_bounded() -> None:
+    """A child may take a gibibyte of address space, whatever it is asked to compile."""
+    grammar = lark("start: /a/")
+    assert trial.fault_of(grammar, [], 300) is None
+    (child,) = trial._idle
+    limits = Path(f"/proc/{child.pid}/limits").read_text()
+    assert f"Max address space         {1 << 30} " in limits
 
 
 def test_children_end_with_their_parent() -> None:

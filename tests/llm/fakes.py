@@ -81,8 +81,15 @@ class FakeSequence:
     n_accepted: int = 0
     mask_s: float = 0.0
     mask_wait_s: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
+    added: float = field(default_factory=time.perf_counter)
+    started: float | None = field(default_factory=time.perf_counter)
+    n_prompt: int = 0
+    n_computed: int = 0
     is_cancelled: bool = False
+
+    @property
+    def n_answer(self) -> int:
+        return self.n_done
 
 
 @dataclass
@@ -122,6 +129,7 @@ class FakeEngine:
         self, ids: list[int], params: SamplingParams, matcher: Matcher | None = None, n_prefix: int = 0
     ) -> FakeSequence:
         sequence = FakeSequence(params, [*self.script(ids, params), IM_END], matcher)
+        sequence.n_prompt = sequence.n_computed = len(ids)
         self.running.append(sequence)
         return sequence
 

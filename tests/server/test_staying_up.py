@@ -152,11 +152,19 @@ def test_a_silent_stream_is_kept_open_with_progress() -> None:
         engine.go.clear()
         with client.stream("POST", "/v1/completions", json={**TEXT, "stream": True}) as answer:
             lines = answer.iter_lines()
-            comment = next(line for line in lines if line.startswith(":"))
+            comments = (line for line in lines if line.startswith(":"))
+            (own,), seen = engine.running, []
+            for started, n_computed in ((None, 0), (1.0, 1), (1.0, 2)):
+                own.started, own.n_computed = started, n_computed
+                next(comments)  # the one that was under way
+                seen.append(next(comments))
             engine.go.set()
             assert [line for line in lines if line.startswith("data:")][-1] == "data: [DONE]"
-        assert "1 answers run, 0 wait" in comment
-        assert "tokens computed so far" in comment
+    assert seen == [
+        ": in the queue behind 0; the prompt has 2 tokens",
+        ": 1 of 2 tokens of the prompt are read",
+        ": 0 tokens are written",
+    ]
 
 
 def test_timings_are_on_every_path() -> None:

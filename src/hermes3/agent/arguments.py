@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, cast
 
 from hermes3.agent.action import Action
+from hermes3.errors import RequestError
 from hermes3.llm.grammar_text import arguments_schema
+from hermes3.prompt.checking import Checker
 from hermes3.prompt.json_text import json_text
-from hermes3.prompt.messages import Tool
 
 MAX_SAID = 5  # things wrong that are told at once
+MAX_S = 1.0  # of computing for one call
 
 Arguments = Mapping[str, Any]
 
@@ -26,55 +29,20 @@ def reader_of(action: Action) -> Callable[[Arguments], dict[str, Any]]:
 
     What it returns raises ``ArgumentsError``.
     """
-    check = _check(action.tool)
+    schema = arguments_schema(action.tool)
     turned = _turned(action.run) if action.is_typed else dict
 
     def read(arguments: Arguments) -> dict[str, Any]:
-        wrong = list(check(arguments))
+        checker = Checker(f"the schema of {action.tool.name}", schema, max_s=MAX_S)  # it is for one thread
+        try:
+            wrong = list(islice(checker.errors(arguments), MAX_SAID))
+        except RequestError as error:  # a schema may come from a stranger
+            raise ArgumentsError(str(error)) from error
         if wrong:
-            raise ArgumentsError("; ".join(wrong[:MAX_SAID]))
+            raise ArgumentsError("; ".join(wrong))
         return turned(arguments)
 
     return read
-
-
-def _check(tool: Tool) -> Callable[[Arguments], Iterator[str]]:
-    """What says what is wrong by the schema.
-
-    Schemas may come from strangers: references to other documents are not followed, and regular expressions,
-    on which Python's ``re`` may hang, are left to the grammar, which follows them in linear time as the model
-    writes.
-    """
-    from jsonschema import Draft202012Validator, validators
-    from referencing import Registry
-
-    passed = dict.fromkeys(("pattern", "patternProperties"), _ignored)
-    beside = {
-        name: _unless_patterns(Draft202012Validator.VALIDATORS[name])
-        for name in ("additionalProperties", "unevaluatedProperties")
-    }
-    kind = validators.extend(Draft202012Validator, {**passed, **beside})
-    validator = kind(arguments_schema(tool), registry=Registry())
-
-    def check(arguments: Arguments) -> Iterator[str]:
-        try:
-            for error in validator.iter_errors(dict(arguments)):
-                yield _said(error.absolute_path, error.message)
-        except Exception as error:  # a reference that leads nowhere, a schema that is none
-            yield f"the schema of {tool.name} cannot be followed: {str(error)[:200]}"
-
-    return check
-
-
-def _ignored(*_: Any) -> None:
-    """What is enforced elsewhere."""
-
-
-def _unless_patterns(keyword: Callable[..., Any]) -> Callable[..., Any]:
-    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-        return () if "patternProperties" in schema else keyword(validator, value, instance, schema)
-
-    return check
 
 
 def _turned(function: Callable[..., Any]) -> Callable[[Arguments], dict[str, Any]]:

@@ -159,6 +159,8 @@ def serve(
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
     log_format: options.LogFormat = None,
+    otlp_endpoint: options.OtlpEndpoint = None,
+    trace_prompts: options.TracePrompts = None,
     limit: options.ServerLimit = None,
     config: options.Config = None,
     print_config: options.PrintConfig = False,
@@ -181,7 +183,7 @@ def serve(
         "latency_s": latency_s, "kv_dtype": kv_dtype, "prefix_folder": prefix_folder,
         "served_model_name": served_model_name, "api_key": api_key, "api_key_file": api_key_file,
         "allowed_host": allowed_host, "cors_origin": cors_origin, "tls_cert": tls_cert, "tls_key": tls_key,
-        "log_format": log_format,
+        "log_format": log_format, "otlp_endpoint": otlp_endpoint, "trace_prompts": trace_prompts,
     }  # fmt: skip
     with exit_codes():
         from hermes3.cli.serve import run

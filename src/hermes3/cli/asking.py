@@ -21,6 +21,7 @@ def call(
     print_calls: options.PrintCalls = False,
     reasoning: options.Reasoning = False,
     retry: options.Retry = False,
+    no_parallel: options.NoParallel = False,
     trace: options.TraceFile = None,
     replay: options.ReplayFile = None,
     temperature: options.Temperature = None,
@@ -67,7 +68,18 @@ def call(
         chat = ChatOptions(prompt, model, system, sampling, ctx, threads, bos, False, prefix_folder)
         files: list[Path] = tools or []
         asked = CallOptions(
-            chat, files, tool_choice, depth, timeout, yes, print_calls, reasoning, retry, trace, replay
+            chat,
+            tools=files,
+            choice=tool_choice,
+            depth=depth,
+            timeout_s=timeout,
+            yes=yes,
+            print_calls=print_calls,
+            reasoning=reasoning,
+            retry=retry,
+            parallel=not no_parallel,
+            trace=trace,
+            replay=replay,
         )
         run(asked)
 

@@ -44,6 +44,7 @@ class CallOptions:
     print_calls: bool
     reasoning: bool
     retry: bool
+    parallel: bool
     trace: Path | None
     replay: Path | None
 
@@ -107,6 +108,7 @@ def _live(options: CallOptions, prompt: str, found: Sequence[Found], out: TextIO
             tool_choice=_choice(options.choice),
             reasoning=options.reasoning,
             on_uncompilable="retry" if options.retry else "refuse",
+            parallel_tool_calls=options.parallel,
             **options.chat.sampling,
         )
         with written(options.trace, agent.start(messages)) as events:
@@ -227,6 +229,7 @@ def _print_calls(
         tool_choice=_choice(options.choice),
         reasoning=options.reasoning,
         on_uncompilable="retry" if options.retry else "refuse",
+        parallel_tool_calls=options.parallel,
         **options.chat.sampling,
     )
     if reply.text:

@@ -83,6 +83,7 @@ Reasoning = Annotated[
 Retry = Annotated[
     bool, typer.Option("--retry", help="Where no grammar can be made of a schema: check, and ask again.")
 ]
+NoParallel = Annotated[bool, typer.Option("--no-parallel", help="At most one call in an answer.")]
 TraceFile = Annotated[
     Path | None, typer.Option("--trace", metavar="FILE", help="Write all that happens to it, as JSON lines.")
 ]
@@ -123,6 +124,10 @@ TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="The certifica
 LogFormat = Annotated[
     str | None, typer.Option(metavar="FORMAT", help="Text, or json: an object a line; default: text.")
 ]
+OtlpEndpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="Collector that gets traces (OTLP, extra otel).")
+]
+TracePrompts = Annotated[bool | None, typer.Option(help="Whether traces hold what clients wrote.")]
 ServerLimit = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="NAME=VALUE", help="A bound, as drain_s=60; may be given again."),

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 MAX_CPU_S = 2
 MAX_WALL_S = 60.0  # where others have the cores
-MAX_BYTES = 2 << 30  # of address space; Python and llguidance take 0.3 GB of it
-N_IDLE = 2
+MAX_BYTES = 1 << 30  # of address space; Python and llguidance take 0.3 GB of it
+N_AT_ONCE = 2  # children, so that hostile grammars take so many times that and no more, however many come
+MAX_WAIT_S = 60.0  # for one of them
 
 
 class _Limits(TypedDict):
@@ -55,6 +56,7 @@ _WHY: dict[int, str] = {
 }
 _idle: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
+_turns = threading.BoundedSemaphore(N_AT_ONCE)
 
 
 def fault_of(grammar: str, special: Sequence[str], n_vocab: int) -> str | None:
@@ -64,7 +66,24 @@ def fault_of(grammar: str, special: Sequence[str], n_vocab: int) -> str | None:
         grammar: in llguidance's own form. What is wrong with it that costs nothing, llguidance says itself.
         special: names of the tokens that grammars may name.
         n_vocab: tokens whose numbers they may name.
+
+    Raises:
+        Hermes3Error: others had all the children for too long.
     """
+    if not _turns.acquire(timeout=MAX_WAIT_S):
+        from hermes3.errors import Hermes3Error  # here, for the child has no package
+
+        raise Hermes3Error(
+            f"{N_AT_ONCE} other grammars are being tried and this one has waited {MAX_WAIT_S:.0f} s for its "
+            "turn; ask again later"
+        )
+    try:
+        return _tried(json.dumps([grammar, list(special), n_vocab]).encode() + b"\n")
+    finally:
+        _turns.release()
+
+
+def _tried(question: bytes) -> str | None:
     with _lock:
         child = _idle.pop() if _idle else None
     if child is not None and child.poll() is not None:  # somebody killed it meanwhile
@@ -72,12 +91,9 @@ def fault_of(grammar: str, special: Sequence[str], n_vocab: int) -> str | None:
         child = None
     child = child or _new()
     try:
-        if _ask(child, json.dumps([grammar, list(special), n_vocab]).encode() + b"\n"):
+        if _ask(child, question):
             with _lock:
-                if len(_idle) < N_IDLE:
-                    _idle.append(child)
-                    return None
-            _end(child)
+                _idle.append(child)
             return None
         fault = f"takes more than {MAX_WALL_S:.0f} s to compile" if child.poll() is None else _reason(child)
     except BaseException:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from hermes3.llm.form import PLAIN, Form
+from hermes3.llm.load import Progress
 from hermes3.llm.reply import Delta, Reply
-from hermes3.llm.streams import Item, nothing
+from hermes3.llm.streams import IDLE, Handle, Item
 
 
 class AsyncStream:
@@ -23,13 +26,17 @@ class AsyncStream:
         self._queue: asyncio.Queue[Item] = asyncio.Queue()
         self._with_logprobs = with_logprobs
         self._form = form
-        self._cancel: Callable[[], None] = nothing
+        self._handle = IDLE
         self._is_over = False
         self.on_end: Callable[[Delta | None], None] = _ignore
 
-    def attach(self, cancel: Callable[[], None]) -> None:
-        """Tell the stream how to cancel what feeds it."""
-        self._cancel = cancel
+    def attach(self, handle: Handle) -> None:
+        """Tell the stream of what feeds it."""
+        self._handle = handle
+
+    def progress(self) -> Progress | None:
+        """How far the answer is; None where that is not known, or it is over."""
+        return self._handle.progress()
 
     @property
     def sink(self) -> Callable[[Item], None]:
@@ -38,10 +45,10 @@ class AsyncStream:
         Raises:
             RuntimeError: the event loop is closed, nobody is there to read it.
         """
-        loop, queue = self._loop, self._queue
+        loop, queue, mailbox = self._loop, self._queue, _mailbox_of(self._loop)
 
         def put(item: Item) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+            mailbox.put(loop, queue, item)
 
         return put
 
@@ -73,13 +80,13 @@ class AsyncStream:
 
     def cancel(self) -> None:
         """Ask for the end: the stream still gives its last delta, with finish_reason ``cancelled``."""
-        self._cancel()
+        self._handle.cancel()
 
     def close(self) -> None:
         """End it at once: nothing more comes out of the stream."""
         if not self._is_over:
             self._end(None)
-            self._cancel()
+            self._handle.cancel()
 
     async def reply(self) -> Reply:
         """Wait for the end and join what has not been iterated over yet."""
@@ -96,6 +103,43 @@ class AsyncStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+class _Mailbox:
+    """What other threads send to the streams of one loop, which is woken once for all that comes together.
+
+    Waking takes a system call, and a step of the engine brings something for every stream at once.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[asyncio.Queue[Item], Item]] = deque()
+        self._is_waking = False
+
+    def put(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Item], item: Item) -> None:
+        """For any thread.
+
+        Raises:
+            RuntimeError: the loop is closed.
+        """
+        self._items.append((queue, item))
+        if self._is_waking and not loop.is_closed():
+            return
+        self._is_waking = True
+        loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_waking = False  # first: what comes from here on may be too late for this time
+        while self._items:
+            queue, item = self._items.popleft()
+            queue.put_nowait(item)
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+
+
+def _mailbox_of(loop: asyncio.AbstractEventLoop) -> _Mailbox:
+    """The loop's own; asked for on that loop alone."""
+    return _mailboxes.setdefault(loop, _Mailbox())
 
 
 def _ignore(last: Delta | None) -> None:

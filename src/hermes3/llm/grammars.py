@@ -19,6 +19,7 @@ from hermes3.tokenizer import Tokenizer
 
 _TAGS = re.compile(f"({TOOL_CALL}|{END_TOOL_CALL})")
 _LISTS = ("properties", "$defs", "definitions", "patternProperties", "anyOf", "oneOf", "allOf", "prefixItems")
+_REMEDY = "; on_uncompilable='retry' has answers checked instead, and asked for again"
 _MAX_PROBES = 256  # schemas that are compiled to find the one at fault
 _PROBING_S = 2.0  # and how long that may take
 
@@ -119,7 +120,8 @@ def _fault(vocabulary: GrammarVocabulary, form: Form) -> RequestError | None:
             path = _path(vocabulary, schema, words)
             where = f" (at {path})" if path else ""
             at_fault = param + path.replace("/", ".")
-            return RequestError(f"{param} cannot be compiled: {words}{where}", param=at_fault)
+            remedy = _REMEDY if form.on_uncompilable == "refuse" else ""
+            return RequestError(f"{param} cannot be compiled: {words}{where}{remedy}", param=at_fault)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from hermes3.llm.prepared import Prepared
 from hermes3.llm.reply import Reply
 from hermes3.llm.request import Request, Sink
 from hermes3.llm.retrying import Retrying
-from hermes3.llm.streams import Stream
+from hermes3.llm.streams import Handle, Stream
 from hermes3.llm.worker import Worker
 from hermes3.prompt.chatml import Segment, render, system_segments
 from hermes3.prompt.messages import Message, parse_messages
@@ -424,13 +424,13 @@ class LLM:
 
     def _start(
         self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling, sink: Sink
-    ) -> Callable[[], None]:
-        """Start the answer to a prompt; what is returned cancels it."""
+    ) -> Handle:
+        """Start the answer to a prompt."""
         checks = prepared.form.checks
         if checks is None:
             return self._submit(prepared, params, sampling, sink)
 
-        def submit(turns: Sequence[Message], sink: Sink) -> Callable[[], None]:
+        def submit(turns: Sequence[Message], sink: Sink) -> Handle:
             if turns is prepared.turns:
                 return self._submit(prepared, params, sampling, sink)
             ids = self._encoded(self._rendered(turns, prepared.form))
@@ -442,7 +442,7 @@ class LLM:
 
     def _submit(
         self, prepared: Prepared, params: SamplingParams | None, sampling: Sampling, sink: Sink
-    ) -> Callable[[], None]:
+    ) -> Handle:
         ids, grammar = prepared.ids, prepared.grammar
         asked, stops = split(params, sampling)
         ends = asked.stop_ids if asked.ignore_eos else asked.stop_ids | self._end_ids
@@ -453,7 +453,7 @@ class LLM:
         )
         matcher = None if grammar is None else grammar.matcher()
         key = self._worker.submit(ids, asked, request, matcher, prepared.n_prefix)
-        return partial(self._worker.cancel, key)
+        return Handle(partial(self._worker.cancel, key), partial(self._worker.progress, key))
 
     def _check_room(self, n_prompt: int, param: str) -> None:
         if n_prompt >= self.n_ctx:

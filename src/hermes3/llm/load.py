@@ -1,4 +1,4 @@
-"""How busy a hall is, and whether it moves: what a server says about itself."""
+"""How busy a hall is, whether it moves, and how far an answer is: what a server says about itself."""
 
 from __future__ import annotations
 
@@ -27,3 +27,19 @@ class Load:
     n_drafts: int = 0
     n_drafted: int = 0
     n_accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one answer is.
+
+    Attributes:
+        n_ahead: answers before it that wait as it does, or None where it does not wait.
+        n_prompt, n_read: tokens of its prompt, and those of them that are computed or came from the cache.
+        n_written: tokens of the answer.
+    """
+
+    n_ahead: int | None
+    n_prompt: int
+    n_read: int
+    n_written: int

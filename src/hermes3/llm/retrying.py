@@ -8,15 +8,16 @@ from dataclasses import astuple, replace
 
 from hermes3.errors import AnswerError
 from hermes3.llm.checks import Checks, asked_again
+from hermes3.llm.load import Progress
 from hermes3.llm.reply import Delta, Reply, Timings, Usage
 from hermes3.llm.request import Sink
-from hermes3.llm.streams import nothing
+from hermes3.llm.streams import IDLE, Handle
 from hermes3.prompt.messages import Message
 
 N_TRIES = 3  # in all; what a model does not see by then, it does not see
 
-# Starts an answer to a conversation whose deltas go to a sink; what it returns cancels it.
-Submit = Callable[[Sequence[Message], Sink], Callable[[], None]]
+# Starts an answer to a conversation whose deltas go to a sink.
+Submit = Callable[[Sequence[Message], Sink], Handle]
 
 
 class Retrying:
@@ -40,26 +41,30 @@ class Retrying:
         self._deltas: list[Delta] = []
         self._spent: list[tuple[Usage, Timings]] = []  # of each try
         self._is_cancelled = False
-        self._cancel: Callable[[], None] = nothing
+        self._handle = IDLE  # of the try in work
 
-    def start(self) -> Callable[[], None]:
-        """Begin with the first try; what is returned cancels the answer.
+    def start(self) -> Handle:
+        """Begin with the first try.
 
         Raises:
             RequestError, Hermes3Error: as ``submit`` does.
         """
         self._try()
-        return self.cancel
+        return Handle(self.cancel, self.progress)
 
     def cancel(self) -> None:
         self._is_cancelled = True
-        self._cancel()
+        self._handle.cancel()
+
+    def progress(self) -> Progress | None:
+        """Of the try in work."""
+        return self._handle.progress()
 
     def _try(self) -> None:
         self._deltas = []
-        self._cancel = self._submit(self._turns, self._take)
+        self._handle = self._submit(self._turns, self._take)
         if self._is_cancelled:  # meanwhile, when there was nothing to cancel yet
-            self._cancel()
+            self._handle.cancel()
 
     def _take(self, item: Delta | Exception) -> None:
         """Called by the engine's thread."""
@@ -69,7 +74,7 @@ class Retrying:
         self._deltas.append(item)
         if item.finish_reason is None or item.usage is None or item.timings is None:
             return
-        self._cancel = nothing
+        self._handle = IDLE
         self._spent.append((item.usage, item.timings))
         if item.finish_reason == "cancelled":
             self._end_cancelled()

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from hermes3.llm.form import PLAIN, Form
+from hermes3.llm.load import Progress
 from hermes3.llm.reply import Delta, Reply
 
 Item = Delta | Exception
+
+
+class Handle(NamedTuple):
+    """What can be done about an answer that runs: cancel it, and see how far it is (None for not known)."""
+
+    cancel: Callable[[], None]
+    progress: Callable[[], Progress | None]
+
+
+def nothing() -> None:
+    """Before anything runs there is nothing to cancel, and no progress."""
+
+
+IDLE = Handle(nothing, nothing)
 
 
 class Stream:
@@ -23,12 +38,16 @@ class Stream:
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._with_logprobs = with_logprobs
         self._form = form
-        self._cancel: Callable[[], None] = nothing
+        self._handle = IDLE
         self._is_over = False
 
-    def attach(self, cancel: Callable[[], None]) -> None:
-        """Tell the stream how to cancel what feeds it."""
-        self._cancel = cancel
+    def attach(self, handle: Handle) -> None:
+        """Tell the stream of what feeds it."""
+        self._handle = handle
+
+    def progress(self) -> Progress | None:
+        """How far the answer is; None where that is not known, or it is over."""
+        return self._handle.progress()
 
     @property
     def sink(self) -> Callable[[Item], None]:
@@ -62,13 +81,13 @@ class Stream:
 
     def cancel(self) -> None:
         """Ask for the end: the stream still gives its last delta, with finish_reason ``cancelled``."""
-        self._cancel()
+        self._handle.cancel()
 
     def close(self) -> None:
         """End it at once: nothing more comes out of the stream."""
         if not self._is_over:
             self._is_over = True
-            self._cancel()
+            self._handle.cancel()
 
     def reply(self) -> Reply:
         """Wait for the end and join what has not been iterated over yet."""
@@ -89,7 +108,3 @@ class Stream:
 
     def __del__(self) -> None:
         self.close()
-
-
-def nothing() -> None:
-    """What cancelling does before anything runs."""

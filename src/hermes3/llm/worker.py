@@ -11,7 +11,7 @@ from hermes3.engine.grammar import Matcher
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scorer
 from hermes3.errors import Hermes3Error
-from hermes3.llm.load import Load
+from hermes3.llm.load import Load, Progress
 from hermes3.llm.request import Request
 
 _WAKE, _STOP = "wake", "stop"
@@ -98,6 +98,21 @@ class Worker:
         with self._lock:
             engine = None if self.failure is not None else self._engine
         return 0 if engine is None else engine.n_known(ids)
+
+    def progress(self, key: int) -> Progress | None:
+        """How far an answer is, None where it is over. For any thread."""
+        with self._lock:
+            found = self._running.get(key)
+            if found is None:
+                return None
+            own, _ = found
+            waiting = [each for each, _ in self._running.values() if each.started is None]
+        return Progress(
+            n_ahead=sum(each.added < own.added for each in waiting) if own in waiting else None,
+            n_prompt=own.n_prompt,
+            n_read=min(own.n_computed, own.n_prompt),
+            n_written=own.n_answer,
+        )
 
     def cancel(self, key: int) -> None:
         """End an answer, unless it has ended, before the next step; its last delta says ``cancelled``."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import ValidationError
@@ -33,6 +34,9 @@ from hermes3.server.page import Page
 from hermes3.server.responses import Responses
 from hermes3.server.texts import Texts
 
+if TYPE_CHECKING:
+    from hermes3.server.tracing import Traces
+
 CLIENT_LEFT = 499  # nginx's status for it: nobody sees the response, the log does
 
 _log = logging.getLogger("hermes3.server")
@@ -47,6 +51,7 @@ def create_app(
     limits: Limits | None = None,
     hosts: Sequence[str] = LOOPBACK_NAMES,
     cors_origins: Sequence[str] = (),
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The application over one model.
 
@@ -60,6 +65,7 @@ def create_app(
         limits: how much is taken on; None for the defaults.
         hosts: names that requests may be for, see ``HostNames``; IP addresses always are.
         cors_origins: web pages, by origin, whose scripts may ask; "*" for all.
+        traces: is told of each request; None for none.
 
     Raises:
         Hermes3Error: see ``Keys.of``; a limit of each key where there are none.
@@ -72,7 +78,7 @@ def create_app(
     desk = Desk(llm, limits, metrics)
     app = FastAPI(title="hermes3", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_watched)
     app.state.desk, app.state.metrics = desk, metrics
-    routes = Endpoints(llm, name, names_of(llm), desk, metrics)
+    routes = Endpoints(llm, name, names_of(llm), desk, metrics, traces)
     guard = Depends(_key_check(keys))
     v1 = APIRouter(prefix="/v1", dependencies=[guard])
     v1.add_api_route("/chat/completions", routes.chat, methods=["POST"], response_model=None)
@@ -111,6 +117,8 @@ def create_app(
         app.add_middleware(
             CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
+    if traces is not None:
+        app.add_middleware(traces.Heads)
     app.add_middleware(HostNames, names=hosts)
     app.add_middleware(HeaderLimits, max_headers=limits.max_headers, max_bytes=limits.max_header_bytes)
     return app

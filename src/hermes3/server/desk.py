@@ -176,15 +176,20 @@ class Desk:
         """The engine has not moved for so long that nobody waits for it any more."""
         return self._llm.failure is None and self._llm.load().stalled_s > self.limits.watchdog_s
 
-    def keep_alive(self) -> str:
-        """What a silent stream is told: how the engine gets on."""
+    def keep_alive(self, streams: Sequence[AsyncStream]) -> str:
+        """What a silent stream is told: how far its answers are."""
         if self._llm.failure is not None:
             return "the engine has stopped"
-        load = self._llm.load()
-        return (
-            f"keep-alive; {load.n_running} answers run, {load.n_waiting} wait, "
-            f"{load.n_computed} tokens computed so far"
-        )
+        known = [each for stream in streams if (each := stream.progress()) is not None]
+        ahead = [each.n_ahead for each in known if each.n_ahead is not None]
+        n_read, n_prompt = sum(each.n_read for each in known), sum(each.n_prompt for each in known)
+        if not known:
+            return "keep-alive"
+        if ahead:
+            return f"in the queue behind {max(ahead)}; the prompt has {n_prompt} tokens"
+        if n_read < n_prompt:
+            return f"{n_read} of {n_prompt} tokens of the prompt are read"
+        return f"{sum(each.n_written for each in known)} tokens are written"
 
     def end_all(self, why: str) -> None:
         """End the answers in work with an error."""

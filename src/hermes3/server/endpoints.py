@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -25,7 +25,11 @@ from hermes3.server.events import chat_events, completion_events
 from hermes3.server.failures import Failure
 from hermes3.server.metrics import CONTENT_TYPE, Metrics
 from hermes3.server.protocol import CompletionRequest
+from hermes3.server.sse import EventStream
 from hermes3.server.worker import close_all, replies, unless_gone
+
+if TYPE_CHECKING:
+    from hermes3.server.tracing import Traces
 
 _log = logging.getLogger("hermes3.server")
 
@@ -39,10 +43,20 @@ class Endpoints:
         aliases: further names that requests may use.
         desk: lets requests in.
         metrics: what /metrics shows.
+        traces: is told of each request; None for none.
     """
 
-    def __init__(self, llm: LLM, name: str, aliases: frozenset[str], desk: Desk, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        name: str,
+        aliases: frozenset[str],
+        desk: Desk,
+        metrics: Metrics,
+        traces: Traces | None = None,
+    ) -> None:
         self._llm = llm
+        self._traces = traces
         self._desk = desk
         self._metrics = metrics
         self._name = name
@@ -88,7 +102,7 @@ class Endpoints:
                 include_usage=request.include_usage,
                 may_call=bool(prepared.form.callable),
             )
-            return self.event_stream(events)
+            return self.event_stream(events, streams)
         answers = await unless_gone(http, replies(streams))
         body = envelope.around(
             "chat.completion", [chat_choice(index, one) for index, one in enumerate(answers)]
@@ -132,11 +146,10 @@ class Endpoints:
         n = request.n_choices
         echoes = [self._echo(prompt) if request.echo else "" for prompt in request.prompts for _ in range(n)]
         if request.stream:
-            return self.event_stream(
-                completion_events(
-                    envelope, streams, echoes, n_per_prompt=n, include_usage=request.include_usage
-                )
+            events = completion_events(
+                envelope, streams, echoes, n_per_prompt=n, include_usage=request.include_usage
             )
+            return self.event_stream(events, streams)
         answers = await unless_gone(http, replies(streams))
         choices = [
             completion_choice(index, one, echoed=echo)
@@ -173,6 +186,8 @@ class Endpoints:
         except BaseException:
             close_all(streams)
             raise
+        if self._traces is not None:
+            self._traces.follow(envelope, request, asked[0][1], streams)
         given = {name: value for name, value in who.items() if value is not None}
         n_tokens = [len(each.ids) for each in prompts]
         _log.info("%s: prompts of %s tokens, n = %d %r", envelope.id, n_tokens, n, given)
@@ -184,16 +199,12 @@ class Endpoints:
         sampling.setdefault("max_tokens", min(self._desk.limits.max_tokens_default, room))
         return sampling
 
-    def event_stream(self, events: AsyncIterator[str | ServerSentEvent]) -> EventSourceResponse:
-        """Events as they come, with comments in between where none comes for long."""
-        limits = self._desk.limits
-        return EventSourceResponse(
-            events,
-            sep="\n",
-            ping=limits.ping_s,
-            ping_message_factory=lambda: ServerSentEvent(comment=self._desk.keep_alive()),
-            send_timeout=limits.send_s,
-        )
+    def event_stream(
+        self, events: AsyncGenerator[bytes, None], streams: Sequence[AsyncStream]
+    ) -> EventStream:
+        """Events as they come of answers, with comments in between where none comes for long."""
+        limits, remark = self._desk.limits, partial(self._desk.keep_alive, streams)
+        return EventStream(events, remark=remark, ping_s=limits.ping_s, send_s=limits.send_s)
 
     def _echo(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._llm.tokenizer.decode(prompt)

@@ -1,10 +1,10 @@
-"""Streamed answers as the JSON texts of OpenAI's server-sent events."""
+"""Streamed answers as OpenAI's server-sent events."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from hermes3.llm import Delta, Usage
 from hermes3.llm.async_stream import AsyncStream
@@ -19,10 +19,11 @@ from hermes3.server.answers import (
     usage_body,
 )
 from hermes3.server.failures import failure_of
+from hermes3.server.sse import event
 from hermes3.server.worker import merged
 
 _log = logging.getLogger("hermes3.server")
-DONE = "[DONE]"
+DONE = event("[DONE]")
 ChunkChoices = Callable[[int, Delta], list[Body]]
 
 
@@ -33,12 +34,12 @@ async def chat_events(
     n_per_prompt: int,
     include_usage: bool,
     may_call: bool,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[bytes, None]:
     """chat.completion.chunk events: each choice's role at once, then what comes, usage, ``[DONE]``."""
     opening = [chat_opening(index, may_call=may_call) for index in range(len(streams))]
     chunks = _Chunks(envelope, "chat.completion.chunk", n_per_prompt, include_usage)
-    async for event in chunks.of(streams, opening, chat_chunk_choices):
-        yield event
+    async for each in chunks.of(streams, opening, chat_chunk_choices):
+        yield each
 
 
 async def completion_events(
@@ -48,7 +49,7 @@ async def completion_events(
     *,
     n_per_prompt: int,
     include_usage: bool,
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[bytes, None]:
     """text_completion events: echoed prompts first, then text as it comes, usage, ``[DONE]``."""
     writers = [CompletionLogprobs() for _ in streams]
     opening = [completion_chunk_choice(index, Delta(text)) for index, text in enumerate(echoes) if text]
@@ -60,43 +61,54 @@ async def completion_events(
         return [completion_chunk_choice(index, delta, logprobs)]
 
     chunks = _Chunks(envelope, "text_completion", n_per_prompt, include_usage)
-    async for event in chunks.of(streams, opening, choices):
-        yield event
+    async for each in chunks.of(streams, opening, choices):
+        yield each
 
 
 class _Chunks:
-    """The events of one response; an error on the way becomes the last of them."""
+    """The events of one response; an error on the way becomes the last of them.
+
+    What all chunks have in common is made into JSON once.
+    """
 
     def __init__(self, envelope: Envelope, kind: str, n_per_prompt: int, include_usage: bool) -> None:
         self._envelope = envelope
         self._kind = kind
         self._n_per_prompt = n_per_prompt
         self._include_usage = include_usage
+        self._head, self._tail = self._body([]).split("[]")
 
     async def of(
         self, streams: Sequence[AsyncStream], opening: Sequence[Body], choices: ChunkChoices
-    ) -> AsyncIterator[str]:
-        for first in opening:
-            yield self._event([first])
+    ) -> AsyncGenerator[bytes, None]:
+        if opening:
+            yield b"".join(map(self._chunk, opening))
         usages: dict[int, Usage] = {}
         try:
             async for index, delta in merged(streams):
-                if delta.usage is not None:
-                    usages[index] = delta.usage
-                for choice in choices(index, delta):
-                    yield self._event([choice], last=delta if choice["finish_reason"] else None)
+                made = choices(index, delta)
+                if delta.usage is None or delta.timings is None:
+                    if made:
+                        yield b"".join(map(self._chunk, made))
+                    continue
+                usages[index] = delta.usage
+                *before, last = made
+                spent = timings_body([(delta.timings, delta.usage)])
+                yield b"".join(map(self._chunk, before)) + event(self._body([last], timings=spent))
         except Exception as error:
             failure = failure_of(error)
             _log.error("%s failed: %s", self._envelope.id, failure, exc_info=error)
-            yield json.dumps(failure.body())
+            yield event(json.dumps(failure.body()))
             return
         if self._include_usage:
             in_order = [usages[index] for index in range(len(streams))]
-            yield self._event([], usage_body(in_order, n_per_prompt=self._n_per_prompt))
-        yield DONE
+            yield event(self._body([], usage=usage_body(in_order, n_per_prompt=self._n_per_prompt))) + DONE
+        else:
+            yield DONE
 
-    def _event(self, choices: Sequence[Body], usage: Body | None = None, last: Delta | None = None) -> str:
-        body = self._envelope.around(self._kind, choices)
-        if last is not None and last.timings is not None and last.usage is not None:
-            body["timings"] = timings_body([(last.timings, last.usage)])
-        return json.dumps({**body, "usage": usage} if self._include_usage else body)
+    def _chunk(self, choice: Body) -> bytes:
+        return f"data: {self._head}[{json.dumps(choice)}]{self._tail}\n\n".encode()
+
+    def _body(self, choices: Sequence[Body], **more: Body) -> str:
+        usage: Body = {"usage": None} if self._include_usage else {}
+        return json.dumps({**self._envelope.around(self._kind, choices), **usage, **more})

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import asdict
 
-from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -22,6 +21,7 @@ from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, read_body
 from hermes3.server.failures import Failure, failure_of
 from hermes3.server.messages_request import CountRequest, MessagesRequest
+from hermes3.server.sse import event
 from hermes3.server.worker import replies, unless_gone
 
 PATH = "/v1/messages"
@@ -60,7 +60,7 @@ class Messages:
         envelope = self._routes.envelope("msg")
         (stream,) = await self._routes.start(envelope, request, [prepared], request.who)
         if asked.stream:
-            return self._routes.event_stream(events(envelope, stream, len(prepared.ids)))
+            return self._routes.event_stream(events(envelope, stream, len(prepared.ids)), [stream])
         (reply,) = await unless_gone(http, replies([stream]))
         return JSONResponse(message(envelope, reply))
 
@@ -107,7 +107,7 @@ def message(envelope: Envelope, reply: Reply) -> Body:
 
 async def events(
     envelope: Envelope, stream: AsyncStream, n_prompt: int
-) -> AsyncIterator[ServerSentEvent]:
+) -> AsyncGenerator[bytes, None]:
     """A streamed answer: blocks that open, grow and close, one after the other."""
     started = {**_opening(envelope, []), "stop_reason": None, "stop_sequence": None}
     started["usage"] = _usage(Usage(n_prompt, 0))
@@ -205,5 +205,5 @@ def _usage(usage: Usage) -> Body:
     }
 
 
-def _event(body: Body) -> ServerSentEvent:
-    return ServerSentEvent(data=json.dumps(body), event=str(body["type"]), sep="\n")
+def _event(body: Body) -> bytes:
+    return event(json.dumps(body), str(body["type"]))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import ssl
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from sse_starlette.sse import AppStatus
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
@@ -23,6 +23,9 @@ from hermes3.server.desk import Desk
 from hermes3.server.hosts import names_for
 from hermes3.server.keys import Keys
 from hermes3.server.settings import Settings, limits_of
+
+if TYPE_CHECKING:
+    from hermes3.server.tracing import Traces
 
 LAST_WORDS_S = 3  # for errors to reach their clients, once the time for answers is over
 MAX_CONNECTIONS = 2048
@@ -61,6 +64,7 @@ def serve(model: str, settings: Settings) -> None:
     limits = limits_of(settings)
     tls = _tls(settings)
     Keys.of(settings.api_key, settings.api_key_file)  # told before the model is loaded
+    traces = _traces(settings)
     with (
         _listen(settings.host, settings.port) as listener,
         LLM(
@@ -82,9 +86,9 @@ def serve(model: str, settings: Settings) -> None:
             limits=limits,
             hosts=names_for(settings.host, settings.allowed_host),
             cors_origins=settings.cors_origin,
+            traces=traces,
         )
         _greet(settings, llm, listener.getsockname()[1])
-        AppStatus.enable_automatic_graceful_drain = False  # it would cut streams off at the signal
         config = uvicorn.Config(
             app,
             http=timed(head_s=limits.head_s, body_s=limits.body_s),  # of h11: httptools' heads have no bound
@@ -97,6 +101,8 @@ def serve(model: str, settings: Settings) -> None:
             **tls,
         )
         DrainingServer(config, app.state.desk).run(sockets=[listener])
+        if traces is not None:
+            traces.close()
     _log.info("stopped")
 
 
@@ -107,6 +113,26 @@ def _greet(settings: Settings, llm: LLM, port: int) -> None:
     _log.info("serving %s at %s/v1, context of %d tokens", name, address, llm.n_ctx)
     if not (settings.api_key or settings.api_key_file) and not _is_loopback(host):
         _log.warning("%s is open to the network and no API key is set: anybody there can ask", host)
+
+
+def _traces(settings: Settings) -> Traces | None:
+    """What sends traces, where the settings or the standard variables ask for that.
+
+    Raises:
+        Hermes3Error: they ask for what cannot be had.
+    """
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    by = "otlp_endpoint" if settings.otlp_endpoint else next((n for n in names if os.environ.get(n)), None)
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if by is None or is_off or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        if settings.trace_prompts:
+            raise Hermes3Error("trace_prompts is set, but no traces are sent: give otlp_endpoint")
+        return None
+    try:
+        from hermes3.server.tracing import Traces
+    except ImportError as error:
+        raise Hermes3Error(f"{by} asks for traces: pip install 'hermes3[otel]' ({error})") from error
+    return Traces.exporting(settings.otlp_endpoint, has_prompts=settings.trace_prompts)
 
 
 def _tls(settings: Settings) -> dict[str, Any]:

@@ -34,6 +34,9 @@ put into the conversation with what is wrong, and asked for again; after three t
 passed: a stream brings it whole at its end. `usage` counts all tries. JSON Schema is 2020-12, formats are
 notes to the model, patterns are Rust's (no look-around), references to other documents are refused.
 
+`citations` and `forced_spans` are fields of this route alone: /v1/responses and /v1/messages refuse them as
+unknown, for their own forms have other places for what they call citations, and no document ids in them.
+
 `citations` stand in the message, or in the stream's last delta: `start` and `end` count characters of the
 content as it stands, with all tags, `text` has none, `documents` are the ids.
 

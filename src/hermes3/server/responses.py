@@ -6,10 +6,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from http import HTTPStatus
 
-from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -24,6 +23,7 @@ from hermes3.server.failures import Failure
 from hermes3.server.responses_events import Growing
 from hermes3.server.responses_request import Item, MessageItem, ResponsesRequest, item_of
 from hermes3.server.responses_store import Job, Store
+from hermes3.server.sse import event
 from hermes3.server.worker import unless_gone
 
 _NAMES = (
@@ -58,7 +58,7 @@ class Responses:
         if asked.store is not False:
             self._store.add(job)
         if asked.stream:
-            return self._routes.event_stream(_events(job, is_left=bool(asked.background)))
+            return self._routes.event_stream(_events(job, is_left=bool(asked.background)), [job.stream])
         if not asked.background:
             await unless_gone(http, _ended(job))
         return JSONResponse(job.growing.body)
@@ -74,7 +74,7 @@ class Responses:
         if after != "-1" and not (after.isascii() and after.isdigit() and len(after) < 10):
             raise _bad("starting_after", "must be the sequence_number of an event")
         if query.get("stream") == "true":
-            return self._routes.event_stream(_events(job, is_left=True, after=int(after)))
+            return self._routes.event_stream(_events(job, is_left=True, after=int(after)), [job.stream])
         return JSONResponse(job.growing.body)
 
     async def cancel(self, name: str) -> Response:
@@ -119,11 +119,11 @@ class Responses:
         return Job(Growing({**body, "model": envelope.model, **_said(asked)}), items, stream)
 
 
-async def _events(job: Job, *, is_left: bool, after: int = -1) -> AsyncIterator[ServerSentEvent]:
+async def _events(job: Job, *, is_left: bool, after: int = -1) -> AsyncGenerator[bytes, None]:
     """A job's events; who leaves ends it unless it goes on in the background."""
     try:
-        async for event in job.follow(after):
-            yield ServerSentEvent(data=json.dumps(event), event=str(event["type"]), sep="\n")
+        async for each in job.follow(after):
+            yield event(json.dumps(each), str(each["type"]))
     finally:
         if not is_left and not job.is_over:
             job.close()

@@ -25,6 +25,7 @@ class Job:
         stream: its answer.
 
     Attributes:
+        stream: its answer.
         owner: name of the key that it was asked for with.
         events: as JSON objects, each with its sequence_number.
         n_bytes: about what they take, once it is over.
@@ -36,7 +37,7 @@ class Job:
         self.owner = CALLER.get()
         self.events: list[Body] = []
         self.n_bytes = 0
-        self._stream = stream
+        self.stream = stream
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
@@ -50,11 +51,11 @@ class Job:
 
     def cancel(self) -> None:
         """Ask for the end; what came so far stays."""
-        self._stream.cancel()
+        self.stream.cancel()
 
     def close(self) -> None:
         """End it at once: nobody will ask for it."""
-        self._stream.close()
+        self.stream.close()
         self.task.cancel()
 
     async def follow(self, after: int = -1) -> AsyncIterator[Body]:
@@ -73,7 +74,7 @@ class Job:
         try:
             for event in self.growing.opening():
                 self._add(event)
-            async for delta in self._stream:
+            async for delta in self.stream:
                 for event in self.growing.take(delta):
                     self._add(event)
         except Exception as error:
@@ -81,7 +82,7 @@ class Job:
             for event in self.growing.failed(str(failure), failure.code):
                 self._add(event)
         finally:
-            self._stream.close()
+            self.stream.close()
             self.n_bytes = len(json.dumps(self.events))
             asyncio.get_running_loop().call_soon(self._tell)  # once the task counts as done
 

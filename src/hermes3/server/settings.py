@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     tls_cert: Path | None = Field(None, description="Certificate chain, PEM: serve https.")
     tls_key: Path | None = Field(None, description="The certificate's private key, PEM.")
     log_format: LogFormat = Field("text", description="text, or json: an object a line.")
+    otlp_endpoint: str | None = Field(
+        None, description="Collector that gets traces by OTLP over HTTP, such as http://localhost:4318."
+    )
+    trace_prompts: bool = Field(False, description="Whether traces hold what clients wrote.")
     limits: dict[str, int | float] = Field({}, description="Bounds by name; see Limits.")
 
     @field_validator("api_key", "allowed_host", "cors_origin", mode="before")
@@ -146,6 +150,8 @@ def _toml(value: object) -> str:
     """A value in TOML, whose basic strings are JSON's where DEL is escaped, too."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     return json.dumps(str(value)).replace("\x7f", "\\u007f")

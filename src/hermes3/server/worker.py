@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from hermes3.llm import Delta, Reply
 from hermes3.llm.async_stream import AsyncStream
@@ -19,6 +20,13 @@ async def merged(streams: Sequence[AsyncStream]) -> AsyncIterator[tuple[int, Del
 
     Leaving early cancels every stream that has not ended, and so does an error in one of them.
     """
+    if len(streams) == 1:  # without a task for each delta
+        try:
+            async for delta in streams[0]:
+                yield 0, delta
+        finally:
+            close_all(streams)
+        return
     waiting = {asyncio.ensure_future(anext(stream)): index for index, stream in enumerate(streams)}
     try:
         while waiting:
@@ -56,7 +64,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         ClientDisconnect: the client hung up first.
     """
     task = asyncio.create_task(work)
-    leaving = asyncio.create_task(_gone(request))
+    leaving = asyncio.create_task(gone(request.receive))
     try:
         await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -69,6 +77,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait((task,))
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def gone(receive: Receive) -> None:
+    """Returns when the client has left. The body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
         pass
