@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from functools import cache
 
 import pytest
@@ -98,9 +98,11 @@ finally: print(*sys.modules, file=sys.stderr)
 
 
 def test_help_comes_at_once() -> None:
+    """In seconds of computing: how long that takes is for others on the machine to say."""
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         hermes3("--help")
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from hermes3 import _native
+from hermes3.engine.arguments import checked_count, checked_seconds
 from hermes3.engine.cache import PageAllocator, available_memory
 from hermes3.engine.grammar import Matcher
+from hermes3.engine.held import Held
 from hermes3.engine.model import F32, KVType, Model
 from hermes3.engine.pace import LATENCY_S, Pace
 from hermes3.engine.prefix_store import DEFAULT_BYTES, PrefixStore, identity_of
@@ -30,10 +32,10 @@ DEFAULT_N_CTX = 8192  # tokens; for so many the 3B model takes 0.9 GB, as they c
 DEFAULT_N_BATCH = 512
 DEFAULT_N_SEQUENCES = 16
 MEMORY_SHARE = 0.5  # of what is available, for keys and values
+PATIENCE = 0.1  # of a step's time, for masks that are late
 IDLE_SHARE = 0.25  # of the cache, for beginnings that nobody uses at the moment
 MOST_GUESSING = 4  # answers at once: with more, rows cost what they bring, and only what is forced is tried
 MAX_THREADS = 1024
-MAX_LATENCY_S = 3600.0
 _UNBOUND = (1 << 20, 1 << 12)  # tokens and rows where no model has its buffers yet
 
 
@@ -130,12 +132,12 @@ class Engine:
     ) -> None:
         limit = source.config.max_position_embeddings
         most_tokens, most_rows = (source.n_batch, source.n_rows) if isinstance(source, Model) else _UNBOUND
-        self.n_ctx = _checked("n_ctx", n_ctx, min(DEFAULT_N_CTX, limit), limit)
-        self.n_batch = _checked("n_batch", n_batch, min(DEFAULT_N_BATCH, most_tokens), most_tokens)
+        self.n_ctx = checked_count("n_ctx", n_ctx, min(DEFAULT_N_CTX, limit), limit)
+        self.n_batch = checked_count("n_batch", n_batch, min(DEFAULT_N_BATCH, most_tokens), most_tokens)
         most = min(most_rows, self.n_batch)
-        self.n_sequences = _checked("n_sequences", n_sequences, min(DEFAULT_N_SEQUENCES, most), most)
+        self.n_sequences = checked_count("n_sequences", n_sequences, min(DEFAULT_N_SEQUENCES, most), most)
         if n_threads is not None:
-            _native.set_threads(_checked("n_threads", n_threads, 1, MAX_THREADS))
+            _native.set_threads(checked_count("n_threads", n_threads, 1, MAX_THREADS))
         checkpoint = None if isinstance(source, Model) else source
         if not isinstance(source, Model):
             source = Model.from_checkpoint(source, n_batch=self.n_batch, n_rows=self.n_sequences)
@@ -152,9 +154,10 @@ class Engine:
             prefix_caching=prefix_caching,
         )
         self._speculative = speculative
-        self._pace = Pace(_checked_seconds("latency_s", latency_s))
+        self._pace = Pace(checked_seconds("latency_s", latency_s))
         self._lock = threading.Lock()  # of the scheduler; the model computes without it
         self._computing = threading.Lock()  # of the model's buffers
+        self._held = Held()
         self._prefixes = None
         if prefix_folder is not None:
             self._prefixes = self._kept(checkpoint, prefix_folder, prefix_bytes, prefix_caching)
@@ -273,13 +276,14 @@ class Engine:
             one with "error"; the others are computed without it.
         """
         began = time.perf_counter()
+        outputs = self._resumed(waits=False)
         with self._lock:
-            outputs = self._drop()
+            outputs += self._drop()
             chunks, outgrown = self._scheduler.schedule(self._pace.n_prompt_tokens())
             if outgrown is not None:
                 outputs.append(self._end(outgrown, "length"))
         if not chunks:
-            return outputs
+            return outputs or self._resumed(waits=True)
         self.counters.n_steps += 1
         n_answers = sum(chunk.sequence.is_answering for chunk in chunks)
         n_prompt = sum(chunk.n_tokens for chunk in chunks if not chunk.sequence.is_answering)
@@ -289,9 +293,14 @@ class Engine:
             logits = self._forward(chunks)
         except Exception as error:
             return outputs + self._each_alone(chunks, error)
-        outputs += self._commit(chunks, logits)
+        seconds = time.perf_counter() - began
+        outputs += self._commit(chunks, logits, PATIENCE * seconds)
         self._pace.note(n_answers, n_prompt, time.perf_counter() - began)
         return outputs
+
+    def _resumed(self, *, waits: bool) -> list[StepOutput]:
+        """Goes on with answers whose masks were late."""
+        return [self._extend(Chunk(sequence, 0), [row]) for sequence, row in self._held.ready(waits=waits)]
 
     def _with_guesses(self, chunks: list[Chunk]) -> list[Chunk]:
         """Adds guesses to answers as far as there are rows, and room in the pages that they have already."""
@@ -334,10 +343,13 @@ class Engine:
                 outputs += self._commit([chunk], logits)
         return outputs
 
-    def _commit(self, chunks: list[Chunk], logits: F32) -> list[StepOutput]:
-        """Counts what is computed, and gives each sequence that is computed to its end the next ids."""
+    def _commit(self, chunks: list[Chunk], logits: F32, patience_s: float = 0.0) -> list[StepOutput]:
+        """Counts what is computed, and gives each sequence that is computed to its end the next ids.
+
+        Where others run, masks that are late are waited for so long; then their rows are kept for them.
+        """
         rows = iter(logits)
-        outputs = []
+        outputs, late = [], []
         for chunk in chunks:
             own = list(islice(rows, 1 + len(chunk.guesses))) if chunk.is_last else []
             with self._lock:
@@ -345,8 +357,19 @@ class Engine:
                 if self._prefixes is not None:
                     self._prefixes.keep(chunk.sequence)
             self.counters.n_computed += chunk.n_tokens + len(chunk.guesses)
-            if own and not chunk.sequence.is_cancelled:
+            matcher = chunk.sequence.matcher
+            if not own or chunk.sequence.is_cancelled:
+                continue
+            if matcher is None or matcher.is_ready():
                 outputs.append(self._extend(chunk, own))
+            else:
+                late.append((chunk, own, matcher))
+        until = time.perf_counter() + patience_s
+        for chunk, own, matcher in late:
+            if self.n_running + self.n_waiting == 1 or matcher.is_ready(until - time.perf_counter()):
+                outputs.append(self._extend(chunk, own))
+            else:
+                self._held.keep(chunk.sequence, own[0])
         with self._lock:
             return outputs + self._drop()
 
@@ -450,7 +473,7 @@ class Engine:
             identity=identity_of(checkpoint, self._kv_dtype),
             page_bytes=self._cache.page_bytes,
             page_size=_native.PAGE,
-            most_bytes=_checked("prefix_bytes", most_bytes, DEFAULT_BYTES, 1 << 50),
+            most_bytes=checked_count("prefix_bytes", most_bytes, DEFAULT_BYTES, 1 << 50),
         )
         return Prefixes(store, self._cache, self._scheduler.allocator, self._lock)
 
@@ -466,22 +489,7 @@ class Engine:
         return int(min(n_pages, self.n_sequences * -(-self.n_ctx // _native.PAGE)))
 
 
-def _checked_seconds(name: str, value: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MAX_LATENCY_S:
-        limit = f"it must be a number of seconds above 0, at most {MAX_LATENCY_S:.0f}"
-        raise RequestError(f"{name} is {value!r:.80}, {limit}", param=name)
-    return float(value)
-
-
 def _n_same(guesses: Ids[int], ids: Ids[int]) -> int:
     """How many ids both begin with."""
     pairs = zip(guesses, ids, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _checked(name: str, value: int | None, default: int, most: int) -> int:
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise RequestError(f"{name} is {value!r:.80}, it must be an integer from 1 to {most}", param=name)
-    return value

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Literal
 
 import numpy as np
@@ -187,6 +187,12 @@ class Matcher:
         self.is_over = False
         self.forced: list[int] = matcher.compute_ff_tokens()
         self._start()
+
+    def is_ready(self, within_s: float = 0.0) -> bool:
+        """Whether the next id can be chosen without waiting for a mask, now or after so many seconds."""
+        if self._computing is not None and not self._computing.done() and within_s > 0:
+            wait((self._computing,), within_s)
+        return self._computing is None or self._computing.done()
 
     def mask(self) -> Mask:
         """Bits of the ids that may come next, uint32 (ceil(n_vocab / 32),); waits for them if need be.

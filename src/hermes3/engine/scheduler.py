@@ -136,8 +136,8 @@ class Scheduler:
         outgrown = None
         spare = self.n_batch - sum(sequence.is_answering for sequence in self.running)
         for sequence in list(self.running):
-            if not sequence.is_answering:  # a former one may have taken its room
-                continue
+            if not sequence.is_answering or not sequence.n_left:
+                continue  # a former one may have taken its room; its next id may not be chosen yet
             if self._make_room(sequence):
                 chunks.append(Chunk(sequence, min(sequence.n_left, 1 + spare)))
                 spare -= chunks[-1].n_tokens - 1
