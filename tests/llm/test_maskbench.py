@@ -47,7 +47,8 @@ def verdict(judge: Judge, row: dict[str, Any]) -> str:
     try:
         grammar = judge.compiled(**asked(row["schema"]))
     except RequestError as error:
-        return " ".join(str(error).partition(" cannot be compiled: ")[2].split()) or str(error)
+        words = str(error).partition("; on_uncompilable=")[0]
+        return " ".join(words.partition(" cannot be compiled: ")[2].split()) or words
     wrong = []
     for test in row["tests"]:
         for style, options in WRITTEN.items():

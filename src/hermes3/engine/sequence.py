@@ -120,7 +120,7 @@ class Sequence:
         if n_guessed and not self._was_forced:
             self._guesser.judge(n_guessed, n_right, len(self.ids))
 
-    def append(self, token: int, logprob: TokenLogprob | None, *, is_forced: bool) -> None:
+    def append(self, token: int, logprob: TokenLogprob | None, *, is_forced: bool = False) -> None:
         """Takes a new id into the answer."""
         self.ids.append(token)
         if self.matcher is not None:

@@ -109,10 +109,7 @@ def create_app(
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/ready", routes.ready, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_model=None, dependencies=[guard])
-    for kind in (Failure, ValidationError, Hermes3Error, Exception):
-        app.add_exception_handler(kind, _fail)
-    app.add_exception_handler(HTTPException, _fail_http)
-    app.add_exception_handler(ClientDisconnect, _client_left)
+    _add_handlers(app)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"]
@@ -122,6 +119,14 @@ def create_app(
     app.add_middleware(HostNames, names=hosts)
     app.add_middleware(HeaderLimits, max_headers=limits.max_headers, max_bytes=limits.max_header_bytes)
     return app
+
+
+def _add_handlers(app: FastAPI) -> None:
+    """Of what goes wrong."""
+    for kind in (Failure, ValidationError, Hermes3Error, Exception):
+        app.add_exception_handler(kind, _fail)
+    app.add_exception_handler(HTTPException, _fail_http)
+    app.add_exception_handler(ClientDisconnect, _client_left)
 
 
 def _add_pages(app: FastAPI, *, asks_for_keys: bool) -> None:

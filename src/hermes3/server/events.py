@@ -85,16 +85,10 @@ class _Chunks:
             yield b"".join(map(self._chunk, opening))
         usages: dict[int, Usage] = {}
         try:
-            async for index, delta in merged(streams):
-                made = choices(index, delta)
-                if delta.usage is None or delta.timings is None:
-                    if made:
-                        yield b"".join(map(self._chunk, made))
-                    continue
-                usages[index] = delta.usage
-                *before, last = made
-                spent = timings_body([(delta.timings, delta.usage)])
-                yield b"".join(map(self._chunk, before)) + event(self._body([last], timings=spent))
+            async for batch in merged(streams):
+                usages |= {index: delta.usage for index, delta in batch if delta.usage is not None}
+                if told := b"".join(self._of_one(delta, choices(index, delta)) for index, delta in batch):
+                    yield told
         except Exception as error:
             failure = failure_of(error)
             _log.error("%s failed: %s", self._envelope.id, failure, exc_info=error)
@@ -105,6 +99,13 @@ class _Chunks:
             yield event(self._body([], usage=usage_body(in_order, n_per_prompt=self._n_per_prompt))) + DONE
         else:
             yield DONE
+
+    def _of_one(self, delta: Delta, choices: Sequence[Body]) -> bytes:
+        """The chunks of a delta; the last of an answer tells its timings."""
+        if delta.usage is None or delta.timings is None:
+            return b"".join(map(self._chunk, choices))
+        spent = timings_body([(delta.timings, delta.usage)])
+        return b"".join(map(self._chunk, choices[:-1])) + event(self._body(choices[-1:], timings=spent))
 
     def _chunk(self, choice: Body) -> bytes:
         return f"data: {self._head}[{json.dumps(choice)}]{self._tail}\n\n".encode()

@@ -114,11 +114,12 @@ async def events(
     yield _event({"type": "message_start", "message": started})
     blocks = _Blocks()
     try:
-        async for delta in stream:
-            for body in blocks.of(delta):
-                yield _event(body)
-            if delta.finish_reason is not None:
-                yield _event({"type": "message_delta", "delta": _end(delta), **_spent(delta)})
+        async for batch in stream.batches():
+            bodies = [body for delta in batch for body in blocks.of(delta)]
+            if (last := batch[-1]).finish_reason is not None:
+                bodies.append({"type": "message_delta", "delta": _end(last), **_spent(last)})
+            if bodies:
+                yield b"".join(map(_event, bodies))
     except Exception as error:
         failure = failure_of(error)
         _log.error("%s failed: %s", envelope.id, failure, exc_info=error)

@@ -122,8 +122,8 @@ class Responses:
 async def _events(job: Job, *, is_left: bool, after: int = -1) -> AsyncGenerator[bytes, None]:
     """A job's events; who leaves ends it unless it goes on in the background."""
     try:
-        async for each in job.follow(after):
-            yield event(json.dumps(each), str(each["type"]))
+        async for news in job.follow(after):
+            yield b"".join(event(json.dumps(each), str(each["type"])) for each in news)
     finally:
         if not is_left and not job.is_over:
             job.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from http import HTTPStatus
 
 from hermes3.llm.async_stream import AsyncStream
@@ -58,36 +58,33 @@ class Job:
         self.stream.close()
         self.task.cancel()
 
-    async def follow(self, after: int = -1) -> AsyncIterator[Body]:
-        """Events with a sequence_number above ``after``, as they come, to the last."""
+    async def follow(self, after: int = -1) -> AsyncIterator[list[Body]]:
+        """Events with a sequence_number above ``after``, all that are there each time, to the last."""
         at = after + 1
         while True:
             while at < len(self.events):
-                yield self.events[at]
-                at += 1
+                news, at = self.events[at:], len(self.events)
+                yield news
             if self.is_over:
                 return
-            news = self._news
-            await news.wait()
+            await self._news.wait()
 
     async def _run(self) -> None:
         try:
-            for event in self.growing.opening():
-                self._add(event)
-            async for delta in self.stream:
-                for event in self.growing.take(delta):
-                    self._add(event)
+            self._add(self.growing.opening())
+            async for batch in self.stream.batches():
+                self._add(event for delta in batch for event in self.growing.take(delta))
         except Exception as error:
             failure = failure_of(error)
-            for event in self.growing.failed(str(failure), failure.code):
-                self._add(event)
+            self._add(self.growing.failed(str(failure), failure.code))
         finally:
             self.stream.close()
             self.n_bytes = len(json.dumps(self.events))
             asyncio.get_running_loop().call_soon(self._tell)  # once the task counts as done
 
-    def _add(self, event: Body) -> None:
-        self.events.append({**event, "sequence_number": len(self.events)})
+    def _add(self, events: Iterable[Body]) -> None:
+        for event in events:
+            self.events.append({**event, "sequence_number": len(self.events)})
         self._tell()
 
     def _tell(self) -> None:

@@ -15,15 +15,15 @@ from hermes3.llm.async_stream import AsyncStream
 T = TypeVar("T")
 
 
-async def merged(streams: Sequence[AsyncStream]) -> AsyncIterator[tuple[int, Delta]]:
-    """The deltas of all streams as they come, each with the index of its stream.
+async def merged(streams: Sequence[AsyncStream]) -> AsyncIterator[list[tuple[int, Delta]]]:
+    """The deltas of all streams as they come, each with the index of its stream; in lists of what is there.
 
     Leaving early cancels every stream that has not ended, and so does an error in one of them.
     """
     if len(streams) == 1:  # without a task for each delta
         try:
-            async for delta in streams[0]:
-                yield 0, delta
+            async for batch in streams[0].batches():
+                yield [(0, delta) for delta in batch]
         finally:
             close_all(streams)
         return
@@ -31,12 +31,14 @@ async def merged(streams: Sequence[AsyncStream]) -> AsyncIterator[tuple[int, Del
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            found = []
             for task in done:
                 index = waiting.pop(task)
                 delta = task.result()
                 if delta.finish_reason is None:
                     waiting[asyncio.ensure_future(anext(streams[index]))] = index
-                yield index, delta
+                found.append((index, delta))
+            yield found
     finally:
         for task in waiting:
             task.cancel()
