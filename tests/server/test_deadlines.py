@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,7 @@ PATIENCE_S = 100.0
 def served(seconds: float) -> Iterator[tuple[str, int]]:
     llm, _ = fake_llm(saying("x" * 900), step_s=0.01)
     app = create_app(llm, limits=Limits(head_s=seconds, body_s=seconds))
-    protocol = timed(head_s=seconds, body_s=seconds)
+    protocol = timed(head_s=seconds, body_s=seconds, send_s=seconds)
     with llm, live(app, http=protocol, ws="none", timeout_keep_alive=PATIENCE_S) as address:
         host, port = address.removeprefix("http://").split(":")
         yield host, int(port)
@@ -50,6 +52,11 @@ def trickled(address: tuple[str, int], begin: bytes) -> bytes:
             except OSError:
                 return bytes(got)
     raise AssertionError(f"the server still waits; it said {bytes(got)!r}")
+
+
+def connections() -> list[str]:
+    """The kernel's, a line each: proc_pid_net(5)."""
+    return Path("/proc/net/tcp").read_text().splitlines()
 
 
 def test_slow_heads_are_ended() -> None:
@@ -86,6 +93,22 @@ def test_a_slow_second_head_is_ended() -> None:
         got = trickled(address, whole + b"GET /he")
         assert got.startswith(b"HTTP/1.1 200")
         assert got.count(b"HTTP/1.1 408") == 1
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such time-out")
+def test_clients_that_read_nothing_are_ended() -> None:
+    text = "x" * (6 << 20)  # more than sockets hold
+    body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+    fields = b"host: localhost\r\ncontent-type: application/json\r\ncontent-length: %d" % len(body)
+    with served(HEAD_S) as address, socket.create_connection(address, timeout=PATIENCE_S) as connection:
+        connection.sendall(b"POST /apply-template HTTP/1.1\r\n" + fields + b"\r\n\r\n" + body)
+        ends = f":{address[1]:04X} ", f":{connection.getsockname()[1]:04X} "  # the server's side of it
+        end = time.monotonic() + PATIENCE_S
+        while any(line.find(ends[0]) < line.find(ends[1]) for line in connections() if ends[0] in line):
+            assert time.monotonic() < end, "the server still waits for its reader"
+            time.sleep(0.05)
+        with pytest.raises(ConnectionError):
+            list(iter(partial(connection.recv, 1 << 20), b""))
 
 
 def test_long_answers_and_idle_connections_go_on() -> None:

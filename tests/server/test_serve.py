@@ -45,7 +45,7 @@ def running_server(**settings: Any) -> Iterator[tuple[subprocess.Popen, list[str
     try:
         seen = []
         while not seen or "serving" not in seen[-1]:
-            seen.append(lines.get(timeout=30))
+            seen.append(lines.get(timeout=120))
         yield running, seen
         reader.join(10)
         while not lines.empty():

@@ -2,13 +2,16 @@
 
 Slow heads are the attack called slow loris: connections that send a byte now and then and take all places.
 What no application sees has its deadline here: a head, and a body whose request was answered before it was
-read. `read_body` (endpoints.py) answers 408 to the others at the same time.
+read. `read_body` (endpoints.py) answers 408 to the others at the same time. A client that reads nothing of
+what is written to it is left to the kernel (TCP_USER_TIMEOUT, tcp(7), Linux alone): a closed connection
+waits in asyncio until all is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -18,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from hermes3.server.failures import Failure
 
 ANSWERED_S = 1.0  # for an application's own 408 to go first
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class Timed(H11Protocol):
@@ -25,11 +29,15 @@ class Timed(H11Protocol):
 
     head_s: ClassVar[float]
     body_s: ClassVar[float]
+    send_s: ClassVar[float]
     _owed: tuple[object, RequestResponseCycle | None] | None = None
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        own = transport.get_extra_info("socket")
+        if own is not None and own.family in (socket.AF_INET, socket.AF_INET6) and _USER_TIMEOUT is not None:
+            own.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(1000 * self.send_s))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -79,11 +87,11 @@ class Timed(H11Protocol):
         return b"".join(self.conn.send(event) or b"" for event in events)
 
 
-def timed(*, head_s: float, body_s: float) -> type[Timed]:
+def timed(*, head_s: float, body_s: float, send_s: float) -> type[Timed]:
     """The protocol with its seconds, as uvicorn's ``http``."""
 
     class Bounded(Timed):
         pass
 
-    Bounded.head_s, Bounded.body_s = head_s, body_s
+    Bounded.head_s, Bounded.body_s, Bounded.send_s = head_s, body_s, send_s
     return Bounded

@@ -91,7 +91,8 @@ def serve(model: str, settings: Settings) -> None:
         _greet(settings, llm, listener.getsockname()[1])
         config = uvicorn.Config(
             app,
-            http=timed(head_s=limits.head_s, body_s=limits.body_s),  # of h11: httptools' heads have no bound
+            # of h11: httptools' heads have no bound
+            http=timed(head_s=limits.head_s, body_s=limits.body_s, send_s=limits.send_s),
             ws="none",
             limit_concurrency=MAX_CONNECTIONS,
             log_config=None,
