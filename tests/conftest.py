@@ -113,3 +113,17 @@ def extra_client(pytestconfig: pytest.Config) -> Callable[[str], ModuleType]:
         return import_module(name)
 
     return imported
+
+
+@pytest.fixture(scope="session")
+def vllm_installed(pytestconfig: pytest.Config) -> None:
+    """vLLM itself, too heavy for the extra `test`."""
+    if find_spec("vllm") is None:
+        _skip_loudly(pytestconfig, "no vLLM in this environment; tests/engines.py says how its tests are run")
+
+
+@pytest.fixture(scope="session")
+def ray_installed(pytestconfig: pytest.Config) -> None:
+    """Ray with Ray Data, too heavy for the extra `test`."""
+    if find_spec("ray") is None:
+        _skip_loudly(pytestconfig, "no Ray in this environment (pip install 'ray[data]')")

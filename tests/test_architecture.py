@@ -33,6 +33,8 @@ ONLY_IN = {  # third-party library -> the rooms that may import it
     "openai": {"synth"},
     "tokenizers": {"tokenizer"},
     "llguidance": {"engine"},
+    "vllm": {"engine"},
+    "ray": {"server"},
     **{oracle: set() for oracle in ("transformers", "trl", "peft", "gguf", "llama_cpp")},
 }
 NEVER_IN = {  # room -> what it must not know

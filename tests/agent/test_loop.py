@@ -154,7 +154,7 @@ def unconstrained(*answers: str):
     left = list(answers)
 
     class Free(type(fake_llm()[1])):  # type: ignore[misc]
-        def add(self, ids, params, matcher=None, n_prefix=0):
+        def add(self, ids, params, grammar=None, n_prefix=0):
             return super().add(ids, params, None, n_prefix)
 
     llm, engine = fake_llm(lambda ids, params: list(left.pop(0).encode()), n_ctx=20_000)

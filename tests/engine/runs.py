@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes3 import _native
-from hermes3.engine.engine import Engine, StepOutput
+from hermes3.engine.engine import Engine
 from hermes3.engine.model import Model
+from hermes3.engine.protocol import StepOutput
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scheduler import Batch, Chunk, make_batch
 from hermes3.engine.sequence import Sequence

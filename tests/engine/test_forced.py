@@ -40,7 +40,7 @@ def vocabulary() -> Iterator[GrammarVocabulary]:
 def answers(model: Model, grammar: Grammar, sampling: dict[str, Any], **options: Any) -> tuple[Any, Engine]:
     engine = Engine(model, **options)
     sequences = [
-        engine.add(random_ids(seed, 10), SamplingParams(seed=seed, **sampling), grammar.matcher())
+        engine.add(random_ids(seed, 10), SamplingParams(seed=seed, **sampling), grammar)
         for seed in range(6)
     ]
     outputs = run(engine)
@@ -79,7 +79,7 @@ def test_logprobs_have_their_rows(model: Model, vocabulary: GrammarVocabulary) -
     for options in ({"speculative": False}, {}):
         engine = Engine(model, n_sequences=16, **options)
         params = SamplingParams(temperature=1, seed=3, max_tokens=99, logprobs=2)
-        sequence = engine.add(random_ids(1, 10), params, grammar.matcher())
+        sequence = engine.add(random_ids(1, 10), params, grammar)
         run(engine)
         found.append((sequence.answer, sequence.logprobs))
     assert found[0] == found[1]
@@ -88,7 +88,7 @@ def test_logprobs_have_their_rows(model: Model, vocabulary: GrammarVocabulary) -
     unlogged = Engine(model).add
     engine = Engine(model)
     unlogged = engine.add(
-        random_ids(1, 10), SamplingParams(temperature=1, seed=3, max_tokens=99), grammar.matcher()
+        random_ids(1, 10), SamplingParams(temperature=1, seed=3, max_tokens=99), grammar
     )
     run(engine)
     assert unlogged.answer == found[0][0]
@@ -142,7 +142,7 @@ def test_preemption_and_chunks_change_nothing(
 def test_cancelled_between_what_is_forced(model: Model, vocabulary: GrammarVocabulary) -> None:
     engine = Engine(model, n_batch=16)
     grammar = vocabulary.compile("lark", 'start: "' + "x" * 100 + '" /[ab]{3}/')
-    sequence = engine.add(random_ids(1, 10), SamplingParams(), grammar.matcher())
+    sequence = engine.add(random_ids(1, 10), SamplingParams(), grammar)
     engine.step()
     engine.cancel(sequence)
     outputs = run(engine)
@@ -162,7 +162,7 @@ def test_no_row_of_logits_for_what_is_forced(model: Model, vocabulary: GrammarVo
 
     engine = Counting(model)
     sequence: Sequence = engine.add(
-        random_ids(1, 10), SamplingParams(), vocabulary.compile("lark", CALL).matcher()
+        random_ids(1, 10), SamplingParams(), vocabulary.compile("lark", CALL)
     )
     run(engine)
     assert sequence.finish_reason == "stop"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -62,7 +63,7 @@ def test_random_logits_in_one_batch_each_follow_their_grammar(model, vocabulary)
     params = [SamplingParams(temperature=1.0, seed=seed, max_tokens=300) for seed in range(9)]
     grammars = [("json_schema", json.dumps(SCHEMA)), ("regex", "[ab]{3}c?"), ("lark", 'start: "yes" | "no"')]
     sequences = [
-        engine.add(runs.random_ids(seed, 9), each, vocabulary.compile(*grammars[seed % 3]).matcher())
+        engine.add(runs.random_ids(seed, 9), each, vocabulary.compile(*grammars[seed % 3]))
         for seed, each in enumerate(params)
     ]
     runs.run(engine)
@@ -80,7 +81,7 @@ def test_preemption_changes_nothing(model, vocabulary) -> None:
             engine.add(
                 runs.random_ids(seed, 20),
                 SamplingParams(temperature=1.0, seed=seed),
-                vocabulary.compile("regex", "[a-z]{90}").matcher(),
+                vocabulary.compile("regex", "[a-z]{90}"),
             )
             for seed in range(3)
         ]
@@ -236,8 +237,8 @@ def test_slow_masks_end_their_own_answer(model, vocabulary, monkeypatch) -> None
     slow.mask()
     slow._matcher = Slow(slow._matcher, 0.04)
     ended, other, free = (
-        engine.add(runs.random_ids(1, 9), params, matcher)
-        for matcher in (slow, vocabulary.compile("regex", "[a-z]{50}").matcher(), None)
+        engine.add(runs.random_ids(1, 9), params, bound)
+        for bound in (SimpleNamespace(matcher=lambda: slow), vocabulary.compile("regex", "[a-z]{50}"), None)
     )
     runs.run(engine)
     assert (ended.finish_reason, ended.n_answer) == ("error", 3)
@@ -289,7 +290,7 @@ def test_a_forced_id_that_is_not_taken_is_the_grammars_fault(vocabulary) -> None
 
 def test_no_grammar_beside_ignore_eos(model, vocabulary) -> None:
     with pytest.raises(RequestError) as caught:
-        Engine(model).add([1], SamplingParams(ignore_eos=True), vocabulary.compile("regex", "a").matcher())
+        Engine(model).add([1], SamplingParams(ignore_eos=True), vocabulary.compile("regex", "a"))
     assert caught.value.param == "ignore_eos"
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hermes3.engine.engine import Counters, StepOutput
-from hermes3.engine.grammar import Mask, Matcher
+from hermes3.engine.grammar import Grammar, Mask, Matcher
+from hermes3.engine.protocol import Counters, StepOutput
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.errors import Hermes3Error, RequestError
 from hermes3.llm import LLM, Parts
@@ -109,6 +109,8 @@ class FakeEngine:
     n_kv_tokens = n_free_kv_tokens = 16_000
     n_waiting = 0
     keeps_prefixes = False
+    failure = None
+    tells_forced = True
     counters: Counters = field(default_factory=Counters)
     n_vocab = FakeTokenizer.vocab_size
     is_obedient: bool = False  # where a grammar does not allow the script's id, the shortest way out is taken
@@ -126,12 +128,15 @@ class FakeEngine:
         return len(self.running)
 
     def add(
-        self, ids: list[int], params: SamplingParams, matcher: Matcher | None = None, n_prefix: int = 0
+        self, ids: list[int], params: SamplingParams, grammar: Grammar | None = None, n_prefix: int = 0
     ) -> FakeSequence:
+        matcher = None if grammar is None else grammar.matcher()
         sequence = FakeSequence(params, [*self.script(ids, params), IM_END], matcher)
         sequence.n_prompt = sequence.n_computed = len(ids)
         self.running.append(sequence)
         return sequence
+
+    def close(self) -> None: ...
 
     def n_known(self, ids: list[int]) -> int:
         return 0

@@ -11,14 +11,15 @@ import pytest
 
 from hermes3 import LLM
 from hermes3.errors import ContextLengthError, Hermes3Error, RequestError
+from tests.engines import opened, own_alone
 
 PARIS = [{"role": "user", "content": "Where is the Eiffel Tower?"}]  # a greedy answer far from any tie
 QUESTIONS = [f"Tell me something about the number {number}." for number in range(6)]
 
 
 @pytest.fixture(scope="module")
-def smol(smol_gguf: Path) -> Iterator[LLM]:
-    with LLM(smol_gguf, n_ctx=2048) as llm:
+def smol(smol_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    with opened(smol_gguf, tmp_path_factory.mktemp("model"), 2048) as llm:
         yield llm
 
 
@@ -98,6 +99,7 @@ def test_default_system_prompt_of_the_models_own_template(smol: LLM) -> None:
     assert text.endswith("<|im_start|>user\nWhere is the Eiffel Tower?<|im_end|>\n<|im_start|>assistant\n")
 
 
+@own_alone
 def test_bos_can_be_chosen(smol_gguf: Path) -> None:
     with LLM(smol_gguf, n_ctx=64, bos=True) as llm:
         assert llm.encode("x")[0] == llm.tokenizer.bos_id
@@ -112,6 +114,7 @@ def test_sampling_beyond_the_vocabulary_is_refused(smol: LLM) -> None:
     assert caught.value.param == "logit_bias"
 
 
+@own_alone
 def test_scores_of_texts(smol_gguf: Path) -> None:
     with LLM(smol_gguf, n_ctx=256) as llm:
         context = llm.encode("The capital of France is")
@@ -127,6 +130,7 @@ def test_scores_of_texts(smol_gguf: Path) -> None:
         llm.score([(context, right)])
 
 
+@own_alone
 def test_a_system_turn_outlives_the_process(smol_gguf: Path, tmp_path: Path) -> None:
     """The second hall reads what the first one computed, and gives the same answer."""
     system = {"role": "system", "content": "Answer in one word. " * 40}

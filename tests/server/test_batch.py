@@ -94,7 +94,7 @@ def test_an_engine_that_fails_ends_the_run_and_keeps_the_answers(tmp_path: Path)
     source, target = written(tmp_path / "in", [request(f"r{i}") for i in range(4)]), tmp_path / "out"
     with llm:
         answered(llm, written(tmp_path / "first", [request("r0")]), target)
-        llm._worker.failure = Hermes3Error("out of memory")
+        llm._worker._failure = Hermes3Error("out of memory")
         with pytest.raises(Hermes3Error, match="out of memory"):
             answered(llm, source, target)
     assert answers(target).keys() == {"r0"}

@@ -26,10 +26,11 @@ from hermes3.server.settings import load
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
+from hermes3.llm import choice
 from hermes3.server import process
 from hermes3.server.settings import load
 from tests.llm.fakes import fake_llm, saying
-process.LLM = lambda model, **_: fake_llm(saying("x" * 900), step_s=0.005)[0]
+choice.LLM = lambda model, **_: fake_llm(saying("x" * 900), step_s=0.005)[0]
 process.serve("", load({settings!r}, None))
 """
 

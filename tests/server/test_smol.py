@@ -13,16 +13,19 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hermes3 import LLM
 from hermes3.server.app import create_app
+from tests.engines import ON_VLLM, opened, own_alone
 from tests.server.live import live
 
 PARIS = [{"role": "user", "content": "Where is the Eiffel Tower?"}]  # a greedy answer far from any tie
 
 
 @pytest.fixture(scope="module")
-def address(smol_gguf: Path) -> Iterator[str]:
-    with LLM(smol_gguf, n_ctx=1024) as llm, live(create_app(llm, served_model_name="smol")) as address:
+def address(smol_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        opened(smol_gguf, tmp_path_factory.mktemp("model"), 1024) as llm,
+        live(create_app(llm, served_model_name="smol")) as address,
+    ):
         yield address + "/v1"
 
 
@@ -42,11 +45,13 @@ def test_chat_streamed_and_not(client: openai.OpenAI) -> None:
     assert text == plain.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == plain.choices[0].finish_reason == "stop"
     n_full = (last.usage.prompt_tokens - 1) // 32 * 32
-    assert last.usage.prompt_tokens_details.cached_tokens == n_full, "it was asked before"
+    if not ON_VLLM:  # whose pages are not ours
+        assert last.usage.prompt_tokens_details.cached_tokens == n_full, "it was asked before"
     plain.usage.prompt_tokens_details = last.usage.prompt_tokens_details
     assert last.usage == plain.usage
 
 
+@own_alone
 def test_forced_tokens_are_counted(client: openai.OpenAI) -> None:
     schema = {"type": "object", "properties": {"the_answer_to_it": {"enum": ["Paris", "Rome"]}}}
     schema |= {"required": ["the_answer_to_it"], "additionalProperties": False}

@@ -144,13 +144,20 @@ def pull(model: options.PullModel) -> None:
 @app.command()
 def serve(
     model: options.Model = None,
+    engine: options.Engine = None,
     host: options.Host = None,
     port: options.Port = None,
-    ctx: options.Ctx = None,
+    ctx: options.CtxOrLen = None,
     threads: options.Threads = None,
     latency_s: options.LatencyS = None,
     kv_dtype: options.KVDtype = None,
     prefix_folder: options.PrefixFolder = None,
+    tensor_parallel_size: options.TensorParallel = None,
+    pipeline_parallel_size: options.PipelineParallel = None,
+    distributed_executor_backend: options.ExecutorBackend = None,
+    dtype: options.DType = None,
+    gpu_memory_utilization: options.GpuMemory = None,
+    enforce_eager: options.EnforceEager = False,
     served_model_name: options.ServedModelName = None,
     api_key: options.ApiKey = None,
     api_key_file: options.ApiKeyFile = None,
@@ -170,17 +177,26 @@ def serve(
     Each option can stand in a TOML file (--config) or the environment (HERMES3_PORT and so on) too; a flag
     goes before the environment, that before the file. --print-config prints what holds, as such a file.
 
+    Where one machine's processor is not enough, --engine vllm (pip install 'hermes3[vllm]') puts vLLM behind
+    the same routes, prompts and guarantees; MODEL is a Hugging Face folder then. Over several machines:
+    start Ray on each (ray start), then serve with --distributed-executor-backend ray.
+
     \b
     Examples:
       hermes3 serve --model 3b
+      hermes3 serve --engine vllm --model ./hermes-3b --tensor-parallel-size 2
+      hermes3 serve --engine vllm --model ./hermes-70b --distributed-executor-backend ray
       hermes3 serve --model 3b --host 0.0.0.0 --api-key "$(openssl rand -hex 16)"
       hermes3 serve --config server.toml --limit drain_s=60
       hermes3 serve --print-config > server.toml
       curl http://127.0.0.1:8000/v1/models
     """
     flags: dict[str, Any] = {
-        "model": model, "host": host, "port": port, "ctx": ctx, "threads": threads,
-        "latency_s": latency_s, "kv_dtype": kv_dtype, "prefix_folder": prefix_folder,
+        "model": model, "engine": engine, "host": host, "port": port, "ctx": ctx, "threads": threads,
+        "latency_s": latency_s, "kv_dtype": kv_dtype, "prefix_folder": prefix_folder, "dtype": dtype,
+        "tensor_parallel_size": tensor_parallel_size, "pipeline_parallel_size": pipeline_parallel_size,
+        "distributed_executor_backend": distributed_executor_backend,
+        "gpu_memory_utilization": gpu_memory_utilization, "enforce_eager": enforce_eager or None,
         "served_model_name": served_model_name, "api_key": api_key, "api_key_file": api_key_file,
         "allowed_host": allowed_host, "cors_origin": cors_origin, "tls_cert": tls_cert, "tls_key": tls_key,
         "log_format": log_format, "otlp_endpoint": otlp_endpoint, "trace_prompts": trace_prompts,
@@ -188,8 +204,11 @@ def serve(
     with exit_codes():
         from hermes3.cli.serve import run
 
-        given = {name: value for name, value in flags.items() if value not in (None, [])}
-        run(given, limit or [], config, print_config)
+        run(_given(flags), limit or [], config, print_config)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value not in (None, [])}
 
 
 @app.command()
@@ -198,9 +217,18 @@ def batch(
     target: options.Answers,
     model: options.Model = None,
     at_once: options.AtOnce = 16,
-    ctx: options.Ctx = None,
+    ctx: options.CtxOrLen = None,
     threads: options.Threads = None,
     served_model_name: options.ServedModelName = None,
+    ray: options.Ray = None,
+    workers: options.Workers = None,
+    engine: options.Engine = None,
+    tensor_parallel_size: options.TensorParallel = None,
+    pipeline_parallel_size: options.PipelineParallel = None,
+    distributed_executor_backend: options.ExecutorBackend = None,
+    dtype: options.DType = None,
+    gpu_memory_utilization: options.GpuMemory = None,
+    enforce_eager: options.EnforceEager = False,
 ) -> None:
     """Answer a file of requests, in OpenAI's batch form.
 
@@ -208,16 +236,31 @@ def batch(
     gets exactly one line for each, as it is answered. A run that was stopped or killed goes on where it was
     when it is started again. IN is checked whole before anything is computed.
 
+    With --ray (pip install 'hermes3[ray]') the machines of a Ray cluster answer together: hermes3 must be
+    installed and MODEL be found on each. A worker that dies is replaced, and what it had is asked again.
+
     \b
     Examples:
       hermes3 batch in.jsonl out.jsonl --model 3b
+      hermes3 batch in.jsonl out.jsonl --model ./hermes-3b --engine vllm --tensor-parallel-size 2
+      hermes3 batch in.jsonl out.jsonl --model 3b --ray auto
       hermes3 batch in.jsonl out.jsonl --model 3b --served-model-name gpt-4o-mini   as the lines call it
       jq -r '.response.body.choices[0].message.content' out.jsonl
     """
     with exit_codes():
-        from hermes3.cli.batch import run
+        from hermes3.cli.batch import Task, run
 
-        run(source, target, model, at_once, ctx, threads, served_model_name)
+        vllm = {
+            "tensor_parallel_size": tensor_parallel_size, "pipeline_parallel_size": pipeline_parallel_size,
+            "distributed_executor_backend": distributed_executor_backend, "dtype": dtype,
+            "gpu_memory_utilization": gpu_memory_utilization, "enforce_eager": enforce_eager or None,
+        }  # fmt: skip
+        run(
+            Task(
+                source, target, model, at_once, served_model_name, engine or "hermes3", ctx,
+                own=_given({"threads": threads}), vllm=_given(vllm), ray=ray, n_workers=workers,
+            )
+        )  # fmt: skip
 
 
 @app.command()

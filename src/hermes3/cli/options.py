@@ -31,6 +31,39 @@ LatencyS = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Most that running answers wait for parts of prompts.")
 ]
 
+Engine = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="Own engine: hermes3 (default); or vllm.")
+]
+CtxOrLen = Annotated[
+    int | None,
+    typer.Option("--ctx", "-c", "--max-model-len", min=1, help="Context in tokens, prompt and answer."),
+]
+TensorParallel = Annotated[
+    int | None, typer.Option("--tensor-parallel-size", min=1, help="For vllm: devices that share each layer.")
+]
+PipelineParallel = Annotated[
+    int | None,
+    typer.Option("--pipeline-parallel-size", min=1, help="For vllm: groups of devices for the layers."),
+]
+ExecutorBackend = Annotated[
+    str | None,
+    typer.Option(
+        "--distributed-executor-backend", metavar="NAME",
+        help="For vllm: mp, this machine; ray, a cluster of machines.",
+    ),
+]  # fmt: skip
+DType = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="TYPE", help="For vllm: auto (default), float32, float16, bfloat16."),
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option("--gpu-memory-utilization", help="For vllm: share of each device's memory, 0 to 1."),
+]
+EnforceEager = Annotated[
+    bool, typer.Option("--enforce-eager", help="For vllm: starts sooner, runs slower: nothing is compiled.")
+]
+
 Prompt = Annotated[
     str | None,
     typer.Argument(metavar="PROMPT", show_default=False, help="The question; piped text goes below it."),
@@ -141,6 +174,15 @@ Requests = Annotated[Path, typer.Argument(metavar="IN", help="Requests, a JSON o
 Answers = Annotated[Path, typer.Argument(metavar="OUT", help="Answers, appended to what is there.")]
 AtOnce = Annotated[
     int, typer.Option("--at-once", min=1, max=256, help="Answers in work at a time; more take more memory.")
+]
+
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Over a Ray cluster's machines; local: a new one, here."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, max=4096, help="With --ray: engines at work; default: one a machine."),
 ]
 
 Prefill = Annotated[int, typer.Option("--prefill", min=1, help="Tokens of the prompt.")]

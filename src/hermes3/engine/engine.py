@@ -1,32 +1,29 @@
-"""The engine: sequences in, new ids out, one step at a time."""
+"""The engine: sequences in, new ids out, one step at a time. Speaks ``protocol.EngineProtocol``."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Self
 
 from hermes3 import _native
 from hermes3.engine.arguments import checked_count, checked_seconds
 from hermes3.engine.cache import PageAllocator, available_memory
-from hermes3.engine.grammar import Matcher
+from hermes3.engine.grammar import Grammar
 from hermes3.engine.held import Held
 from hermes3.engine.model import F32, KVType, Model
 from hermes3.engine.pace import LATENCY_S, Pace
 from hermes3.engine.prefix_store import DEFAULT_BYTES, PrefixStore, identity_of
 from hermes3.engine.prefixes import Prefixes
+from hermes3.engine.protocol import Counters, StepOutput
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
 from hermes3.engine.scheduler import Chunk, Scheduler, make_batch
 from hermes3.engine.scoring import Scorer
 from hermes3.engine.sequence import FinishReason, Sequence
 from hermes3.errors import CapacityError, ContextLengthError, RequestError
 from hermes3.weights.checkpoint import Checkpoint
-
-__all__ = ["Engine", "FinishReason", "Sequence", "StepOutput"]
 
 DEFAULT_N_CTX = 8192  # tokens; for so many the 3B model takes 0.9 GB, as they come
 DEFAULT_N_BATCH = 512
@@ -37,47 +34,6 @@ IDLE_SHARE = 0.25  # of the cache, for beginnings that nobody uses at the moment
 MOST_GUESSING = 4  # answers at once: with more, rows cost what they bring, and only what is forced is tried
 MAX_THREADS = 1024
 _UNBOUND = (1 << 20, 1 << 12)  # tokens and rows where no model has its buffers yet
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """What a step brought one sequence.
-
-    Attributes:
-        ids: new ids; one that ended the answer ("stop") is the last.
-        logprobs: one for each, or empty where none were asked for.
-        finish_reason: why it ended in this step, or None: see ``Sequence``.
-        error: what went wrong where the reason is "error".
-        forced: for each id whether the grammar left no choice about it; empty where there is no grammar.
-    """
-
-    sequence: Sequence
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    error: Exception | None = None
-    forced: list[bool] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, sequence: Sequence, reason: FinishReason | None = None, error: Exception | None = None
-    ) -> Self:
-        """With what the sequence has not given out yet."""
-        ids, logprobs, forced = sequence.tell()
-        return cls(sequence, ids, logprobs, reason, error, forced)
-
-
-@dataclass(slots=True)
-class Counters:
-    """What an engine has done since it was made. A sequence's own seconds are in ``Sequence``."""
-
-    n_steps: int = 0
-    n_computed: int = 0  # tokens that went through the model, those computed anew included
-    n_generated: int = 0
-    n_forced: int = 0  # of those, ids that a grammar forced and no logits were computed for
-    n_drafts: int = 0  # times that ids were tried that might come next
-    n_drafted: int = 0  # those ids
-    n_accepted: int = 0  # of them, the ones that came
 
 
 class Engine:
@@ -193,6 +149,16 @@ class Engine:
         """Whether beginnings are kept on disk."""
         return self._prefixes is not None
 
+    @property
+    def tells_forced(self) -> bool:
+        """True: outputs say which ids a grammar forced."""
+        return True
+
+    @property
+    def failure(self) -> None:
+        """None: what fails here fails in a step, which says so."""
+        return None
+
     def recall(self, ids: Ids[int]) -> None:
         """Has a prompt's beginning read from disk where it is kept there; for any thread."""
         if self._prefixes is not None:
@@ -208,12 +174,12 @@ class Engine:
             self._prefixes.settle()
 
     def add(
-        self, ids: Ids[int], params: SamplingParams, matcher: Matcher | None = None, n_prefix: int = 0
+        self, ids: Ids[int], params: SamplingParams, grammar: Grammar | None = None, n_prefix: int = 0
     ) -> Sequence:
         """Queues a prompt.
 
         Args:
-            matcher: of the grammar that the answer must follow, for this sequence alone; None for none.
+            grammar: what the answer must follow; None for none.
             n_prefix: ids that other prompts will begin with, too, after this process's end: they go to disk.
 
         Raises:
@@ -241,9 +207,9 @@ class Engine:
                 "shorten the prompt or give more kv_bytes",
                 param="prompt",
             )
-        if matcher is not None and params.ignore_eos:
+        if grammar is not None and params.ignore_eos:
             raise RequestError("ignore_eos cannot hold where a grammar says how it ends", param="ignore_eos")
-        sequence = Sequence(ids, params, n_vocab, matcher)
+        sequence = Sequence(ids, params, n_vocab, None if grammar is None else grammar.matcher())
         sequence.n_prefix = min(n_prefix, len(ids) - 1)
         sequence.will_end = self._take_forced(sequence)
         with self._lock:
@@ -268,7 +234,10 @@ class Engine:
             lock=self._computing,
         )
 
-    def step(self) -> list[StepOutput]:
+    def close(self) -> None:
+        """Nothing to do: its memory goes with it."""
+
+    def step(self) -> list[StepOutput[Sequence]]:
         """Computes one batch: an id for each running answer, and as much of the prompts as fits beside.
 
         Returns:
@@ -298,7 +267,7 @@ class Engine:
         self._pace.note(n_answers, n_prompt, time.perf_counter() - began)
         return outputs
 
-    def _resumed(self, *, waits: bool) -> list[StepOutput]:
+    def _resumed(self, *, waits: bool) -> list[StepOutput[Sequence]]:
         """Goes on with answers whose masks were late."""
         return [self._extend(Chunk(sequence, 0), [row]) for sequence, row in self._held.ready(waits=waits)]
 
@@ -328,7 +297,7 @@ class Engine:
         with self._computing:
             return self._model.forward(make_batch(chunks, _native.PAGE), self._cache)
 
-    def _each_alone(self, chunks: list[Chunk], error: Exception) -> list[StepOutput]:
+    def _each_alone(self, chunks: list[Chunk], error: Exception) -> list[StepOutput[Sequence]]:
         """After a failed step, finds whom it concerns: rows do not depend on their company."""
         if len(chunks) == 1:
             with self._lock:
@@ -343,7 +312,9 @@ class Engine:
                 outputs += self._commit([chunk], logits)
         return outputs
 
-    def _commit(self, chunks: list[Chunk], logits: F32, patience_s: float = 0.0) -> list[StepOutput]:
+    def _commit(
+        self, chunks: list[Chunk], logits: F32, patience_s: float = 0.0
+    ) -> list[StepOutput[Sequence]]:
         """Counts what is computed, and gives each sequence that is computed to its end the next ids.
 
         Where others run, masks that are late are waited for so long; then their rows are kept for them.
@@ -373,7 +344,7 @@ class Engine:
         with self._lock:
             return outputs + self._drop()
 
-    def _extend(self, chunk: Chunk, rows: Ids[F32]) -> StepOutput:
+    def _extend(self, chunk: Chunk, rows: Ids[F32]) -> StepOutput[Sequence]:
         """Gives a sequence its next ids: one, what is forced after it, and more while guesses were right."""
         sequence, guesses, n_right = chunk.sequence, chunk.guesses, 0
         reason: FinishReason | None = None
@@ -396,7 +367,7 @@ class Engine:
         if reason is not None:
             with self._lock:
                 return self._end(sequence, reason, error)
-        return StepOutput.of(sequence)
+        return _output(sequence)
 
     def _judge(self, sequence: Sequence, n_drafted: int, n_accepted: int) -> None:
         sequence.judge(n_drafted, n_accepted)
@@ -448,12 +419,14 @@ class Engine:
             return "length"
         return None
 
-    def _end(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> StepOutput:
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, error: Exception | None = None
+    ) -> StepOutput[Sequence]:
         self._scheduler.remove(sequence)
         sequence.finish(reason, error)
-        return StepOutput.of(sequence, reason, error)
+        return _output(sequence, reason, error)
 
-    def _drop(self) -> list[StepOutput]:
+    def _drop(self) -> list[StepOutput[Sequence]]:
         """Ends those that were cancelled, and those whose whole answer was known before it was computed."""
         outputs = []
         for sequence in (*self._scheduler.running, *self._scheduler.waiting):
@@ -487,6 +460,14 @@ class Engine:
                 param="kv_bytes",
             )
         return int(min(n_pages, self.n_sequences * -(-self.n_ctx // _native.PAGE)))
+
+
+def _output(
+    sequence: Sequence, reason: FinishReason | None = None, error: Exception | None = None
+) -> StepOutput[Sequence]:
+    """With what the sequence has not given out yet."""
+    ids, logprobs, forced = sequence.tell()
+    return StepOutput(sequence, ids, logprobs, reason, error, forced)
 
 
 def _n_same(guesses: Ids[int], ids: Ids[int]) -> int:

@@ -97,7 +97,7 @@ class GrammarVocabulary:
                 self._compiled[kind, text] = known
                 while len(self._compiled) > N_CACHED or self._n_cached_chars > MAX_CACHED_CHARS:
                     self._compiled.popitem(last=False)
-        return Grammar(known, self._n_words, self._pool, param)
+        return Grammar(known, self._n_words, self._pool, param, kind, text)
 
     @property
     def _n_cached_chars(self) -> int:
@@ -147,21 +147,57 @@ class Grammar:
 
     Attributes:
         param: what errors call it.
+        kind, text: what it was compiled from.
     """
 
-    def __init__(self, matcher: LLMatcher, n_words: int, pool: ThreadPoolExecutor, param: str) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        n_words: int,
+        pool: ThreadPoolExecutor,
+        param: str,
+        kind: GrammarKind,
+        text: str,
+    ) -> None:
         self._matcher = matcher
         self._n_words = n_words
         self._pool = pool
         self.param = param
+        self.kind = kind
+        self.text = text
 
     def named(self, param: str) -> Grammar:
         """The same, with errors that call it by another name."""
-        return Grammar(self._matcher, self._n_words, self._pool, param)
+        return Grammar(self._matcher, self._n_words, self._pool, param, self.kind, self.text)
 
     def matcher(self) -> Matcher:
         """A matcher at the grammar's start, for one sequence. For any thread."""
         return Matcher(self._matcher.deep_copy(), self._n_words, self._pool, self.param)
+
+    def follower(self) -> Follower:
+        """What holds one answer of another engine against it, from its start. For any thread."""
+        return Follower(self._matcher.deep_copy())
+
+
+class Follower:
+    """How far an answer has come that another engine writes; no mask is computed."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def accept(self, token: int) -> bool:
+        """Goes on by an id; False where the grammar does not allow it."""
+        return bool(self._matcher.consume_token(token))
+
+    @property
+    def is_satisfied(self) -> bool:
+        """The answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def is_over(self) -> bool:
+        """The answer must end here."""
+        return bool(self._matcher.is_stopped())
 
 
 class Matcher:

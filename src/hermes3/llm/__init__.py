@@ -1,6 +1,6 @@
 """The hall: messages in, text out. Chat, server, agent and evaluation all enter by it.
 
-hall.py      LLM
+hall.py      LLM; choice.py which engine it stands on
 options.py   what a caller may ask
 worker.py    the thread that drives the engine
 request.py   one answer: ids in, deltas out; text.py its decoding and stop strings
@@ -10,6 +10,7 @@ reading.py   its text taken apart: text, thoughts, calls
 streams.py   what the caller holds, async_stream.py what a task holds; reply.py what they get
 """
 
+from hermes3.llm.choice import EngineChoice, on_vllm
 from hermes3.llm.hall import LLM, Conversation, Prompt
 from hermes3.llm.options import Answering, ChatOptions, Sampling
 from hermes3.llm.parts import Parts
@@ -23,6 +24,7 @@ __all__ = [
     "ChatOptions",
     "Conversation",
     "Delta",
+    "EngineChoice",
     "FinishReason",
     "Parts",
     "Prepared",
@@ -34,4 +36,5 @@ __all__ = [
     "TokenLogprob",
     "ToolCallDelta",
     "Usage",
+    "on_vllm",
 ]

@@ -136,6 +136,7 @@ class LLM:
         self._has_bos = parts.tokenizer.add_bos if bos is None else bos  # in front of plain text
         self._end_ids = parts.end_ids
         self._keeps_prefixes = parts.engine.keeps_prefixes
+        self._tells_forced = parts.engine.tells_forced
         self._worker = Worker(parts.engine)
         self._grammars = Grammars(parts.tokenizer, parts.end_ids, parts.engine.n_vocab)
         # At the latest when Python ends:
@@ -320,8 +321,8 @@ class LLM:
         """
         return self._rendered(messages, form_of(asked))
 
-    def cached_tokens(self, prepared: Prepared) -> int:
-        """Tokens of a prompt that would come from earlier ones, were it started now."""
+    def cached_tokens(self, prepared: Prepared) -> int | None:
+        """Tokens of a prompt that would come from earlier ones, were it started now; None: cannot be told."""
         return self._worker.n_known(prepared.ids)
 
     def encode_chat(self, messages: Conversation, **asked: Unpack[Answering]) -> list[int]:
@@ -401,6 +402,8 @@ class LLM:
         return ids
 
     def _prepared(self, messages: Conversation, form: Form) -> Prepared:
+        if form.has_forced_spans and not self._tells_forced:
+            raise RequestError("forced_spans: this engine does not tell which they are", param="forced_spans")
         turns = _turns(messages)
         segments = self._rendered(turns, form)
         ids, n_prefix = self._encoded(segments), 0
@@ -451,8 +454,7 @@ class LLM:
         request = Request(
             len(ids), stops, ends, self.tokenizer, form.reader(), sink, tells_forced=form.has_forced_spans
         )
-        matcher = None if grammar is None else grammar.matcher()
-        key = self._worker.submit(ids, asked, request, matcher, prepared.n_prefix)
+        key = self._worker.submit(ids, asked, request, grammar, prepared.n_prefix)
         return Handle(partial(self._worker.cancel, key), partial(self._worker.progress, key))
 
     def _check_room(self, n_prompt: int, param: str) -> None:

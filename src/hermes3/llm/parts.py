@@ -5,15 +5,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from hermes3.engine.engine import Engine
 from hermes3.engine.model import KVType
 from hermes3.engine.pace import LATENCY_S
 from hermes3.engine.prefix_store import DEFAULT_BYTES
+from hermes3.engine.protocol import EngineProtocol
+from hermes3.engine.vllm.options import VllmOptions
 from hermes3.errors import FormatError
 from hermes3.prompt.chatml import Template
 from hermes3.tokenizer import Tokenizer
+from hermes3.weights import hf_folder
 from hermes3.weights.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -27,7 +30,7 @@ class Parts:
         end_ids: ids that end an answer.
     """
 
-    engine: Engine
+    engine: EngineProtocol[Any]
     tokenizer: Tokenizer
     template: Template
     end_ids: frozenset[int]
@@ -73,6 +76,28 @@ class Parts:
             tokenizer, template = reading.result()
         return cls(engine, tokenizer, template, tokenizer.eos_ids | checkpoint.eos_ids)
 
+    @classmethod
+    def on_vllm(cls, path: Path, options: VllmOptions) -> Self:
+        """vLLM over a Hugging Face folder, whose texts are read here; vLLM alone reads the weights.
+
+        Raises:
+            Hermes3Error: vLLM is not installed, or cannot run the model.
+            FormatError: no such folder, or one without a vocabulary.
+        """
+        from hermes3.engine.vllm.client import check_runnable
+        from hermes3.engine.vllm.engine import VllmEngine
+
+        check_runnable(path)
+        try:
+            values = hf_folder.read_config(path)
+            ends = hf_folder.read_eos_ids(path, values, int(values.get("vocab_size", 0)))
+            own = hf_folder.read_chat_template(path)
+        except FormatError as error:
+            raise type(error)(f"{path}: {error}") from error
+        tokenizer = _tokenizer_in(path)
+        template = _template(own, tokenizer)
+        return cls(VllmEngine.of_folder(path, options), tokenizer, template, tokenizer.eos_ids | ends)
+
 
 def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, Template]:
     tokenizer = tokenizer_of(checkpoint)
@@ -81,7 +106,11 @@ def _text_of(checkpoint: Checkpoint) -> tuple[Tokenizer, Template]:
 
 def template_of(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Template:
     """How a model's prompts differ from plain ChatML, by its own template."""
-    own = checkpoint.chat_template or tokenizer.chat_template
+    return _template(checkpoint.chat_template, tokenizer)
+
+
+def _template(own: str | None, tokenizer: Tokenizer) -> Template:
+    own = own or tokenizer.chat_template
     return Template.of_model(own, bos_token=tokenizer.bos_token, add_bos=tokenizer.add_bos)
 
 
@@ -93,8 +122,10 @@ def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
     """
     if checkpoint.vocabulary is not None:
         return Tokenizer.from_gguf(checkpoint.vocabulary)
-    if checkpoint.tokenizer_json is not None:
-        return Tokenizer.from_file(checkpoint.tokenizer_json)
-    raise FormatError(
-        f"{checkpoint.source} has no vocabulary; a folder needs tokenizer.json beside its weights"
-    )
+    return _tokenizer_in(checkpoint.source)
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer:
+    if not (path := folder / "tokenizer.json").is_file():
+        raise FormatError(f"{folder} has no vocabulary; a folder needs tokenizer.json beside its weights")
+    return Tokenizer.from_file(path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Texts
-from typing import Protocol
+from typing import Any, Protocol
 
 from hermes3.engine import sampling
-from hermes3.engine.engine import Sequence, StepOutput
+from hermes3.engine.protocol import Answer, StepOutput
 from hermes3.errors import Hermes3Error
 from hermes3.llm.reading import Reader
 from hermes3.llm.reply import Delta, FinishReason, Span, Timings, TokenLogprob, Usage
@@ -57,11 +57,11 @@ class Request:
         self._tells_forced = tells_forced
         self._text = AnswerText(vocabulary.stream_decoder(), stops)
         self._n_tokens = 0
-        self._sequence: Sequence | None = None  # the engine's side, once it was heard of
+        self._sequence: Answer | None = None  # the engine's side, once it was heard of
         self._submitted = time.perf_counter()
         self._first: float | None = None
 
-    def take(self, output: StepOutput) -> bool:
+    def take(self, output: StepOutput[Any]) -> bool:
         """Pass on what one engine step brought.
 
         Returns:

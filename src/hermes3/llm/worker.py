@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from queue import Empty, SimpleQueue
+from typing import Any
 
-from hermes3.engine.engine import Engine, Sequence, StepOutput
-from hermes3.engine.grammar import Matcher
+from hermes3.engine.grammar import Grammar
+from hermes3.engine.protocol import Answer, EngineProtocol, StepOutput
 from hermes3.engine.sampling import SamplingParams
 from hermes3.engine.scoring import Scorer
 from hermes3.errors import Hermes3Error
@@ -23,15 +24,12 @@ class Worker:
     Submitting and cancelling are for any thread. What a thread needs to be told of a running answer, its
     deltas or an error, reaches it through the request's sink; whatever happens here, every waiting caller
     gets one of the two.
-
-    Attributes:
-        failure: the error that stopped the engine for good, or None.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineProtocol[Any]) -> None:
         self._engine = engine
         self._lock = threading.Lock()  # of the two below, and never held while anything waits
-        self._running: dict[int, tuple[Sequence, Request]] = {}
+        self._running: dict[int, tuple[Answer, Request]] = {}
         self._thread: threading.Thread | None = None
         # SimpleQueue.put may be interrupted by itself, so a stream that garbage collection drops anywhere can
         # cancel its answer: https://docs.python.org/3/library/queue.html#queue.SimpleQueue.put
@@ -39,20 +37,25 @@ class Worker:
         self._is_closed = False
         self._moved = time.monotonic()  # when the engine last brought anything, or began to have work
         self._is_stepping = False
-        self.failure: Hermes3Error | None = None
+        self._failure: Hermes3Error | None = None
+
+    @property
+    def failure(self) -> Hermes3Error | None:
+        """The error that stopped the engine for good, or None."""
+        return self._failure or (None if self._is_closed else self._engine.failure)
 
     def submit(
         self,
         ids: list[int],
         params: SamplingParams,
         request: Request,
-        matcher: Matcher | None = None,
+        grammar: Grammar | None = None,
         n_prefix: int = 0,
     ) -> int:
         """Start an answer; what comes of it goes to the request's sink.
 
         Args:
-            matcher: of the grammar that the answer must follow; None for none.
+            grammar: what the answer must follow; None for none.
             n_prefix: ids that are worth keeping on disk.
 
         Returns:
@@ -63,11 +66,11 @@ class Worker:
             Hermes3Error: the engine has stopped.
         """
         with self._lock:
-            if self.failure is not None:
-                raise _copy(self.failure)
+            if (failure := self.failure) is not None:
+                raise _copy(failure)
             if not self._running and not self._is_stepping:
                 self._moved = time.monotonic()
-            sequence = self._engine.add(ids, params, matcher, n_prefix)
+            sequence = self._engine.add(ids, params, grammar, n_prefix)
             self._running[id(sequence)] = sequence, request
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hermes3-engine", daemon=True)
@@ -82,8 +85,8 @@ class Worker:
             Hermes3Error: the engine has stopped.
         """
         with self._lock:
-            if self.failure is not None:
-                raise _copy(self.failure)
+            if (failure := self.failure) is not None:
+                raise _copy(failure)
             return self._engine.scorer()
 
     def recall(self, ids: list[int]) -> None:
@@ -93,8 +96,8 @@ class Worker:
         if engine is not None:
             engine.recall(ids)
 
-    def n_known(self, ids: list[int]) -> int:
-        """See ``Engine.n_known``; 0 where the engine has stopped."""
+    def n_known(self, ids: list[int]) -> int | None:
+        """See ``EngineProtocol.n_known``; 0 where the engine has stopped."""
         with self._lock:
             engine = None if self.failure is not None else self._engine
         return 0 if engine is None else engine.n_known(ids)
@@ -126,7 +129,7 @@ class Worker:
         """
         with self._lock:
             if self._is_closed:
-                raise _copy(self.failure or Hermes3Error("the model was closed"))
+                raise _copy(self._failure or Hermes3Error("the model was closed"))
             engine, is_busy = self._engine, bool(self._running) or self._is_stepping
         return Load(
             n_running=engine.n_running,
@@ -159,22 +162,23 @@ class Worker:
             if self._is_closed:
                 return
             self._is_closed = True
-            if self.failure is None:
-                self.failure = Hermes3Error("the model was closed; open it again to go on")
+            if self._failure is None:
+                self._failure = Hermes3Error("the model was closed; open it again to go on")
             thread = self._thread
         self._inbox.put(_STOP)
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        self._engine.close()
         del self._engine
 
     def _run(self) -> None:
         try:
             while self._obey():
-                n_computed = self._engine.counters.n_computed
+                n_steps = self._engine.counters.n_steps
                 self._is_stepping = True
                 outputs = self._engine.step()
                 self._is_stepping = False
-                if outputs or self._engine.counters.n_computed > n_computed:
+                if outputs or self._engine.counters.n_steps > n_steps:
                     self._moved = time.monotonic()
                 for output in outputs:
                     self._deliver(output)
@@ -184,7 +188,7 @@ class Worker:
             )
             failure.__cause__ = error
             with self._lock:
-                self.failure = failure
+                self._failure = failure
         self._fail_all()
 
     def _obey(self) -> bool:
@@ -207,7 +211,7 @@ class Worker:
             self._engine.cancel(sequence)
             request.cancelled()
 
-    def _deliver(self, output: StepOutput) -> None:
+    def _deliver(self, output: StepOutput[Any]) -> None:
         key = id(output.sequence)
         with self._lock:
             found = self._running.get(key)
@@ -226,7 +230,7 @@ class Worker:
 
     def _fail_all(self) -> None:
         with self._lock:
-            failure = self.failure or Hermes3Error("the engine stopped")
+            failure = self._failure or Hermes3Error("the engine stopped")
             left, self._running = list(self._running.values()), {}
         for _, request in left:
             request.failed(_copy(failure))

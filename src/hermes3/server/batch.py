@@ -1,4 +1,4 @@
-"""OpenAI's batch files: a request a line in, exactly one answer a line out, on this machine.
+"""OpenAI's batch files: a request a line in, exactly one answer a line out.
 
 Form: https://platform.openai.com/docs/guides/batch. Answers are appended as they come, so their order is not
 the requests'; ``custom_id`` says which is whose.
@@ -15,17 +15,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 from fastapi import FastAPI
 
 from hermes3.errors import FormatError, Hermes3Error, RequestError
+from hermes3.llm import LLM
+from hermes3.server.app import create_app
+from hermes3.server.limits import Limits
+from hermes3.server.protocol import MAX_CHOICES
 
 ROUTES = ("/v1/chat/completions", "/v1/completions")
 MAX_SHOWN = 5  # bad lines that an error names
 _FIELDS = {"custom_id", "method", "url", "body"}
 
 Told = Callable[[int, int], None]
+Answer = dict[str, Any]  # a line of the file of answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +103,79 @@ async def answer_all(
         RequestError: a file cannot be read or written, or another run writes ``target``.
         Hermes3Error: the engine stopped; what was answered is kept.
     """
-    with _opened(target) as file:
-        done = _answered(file, target, set(names))
-        n_before, n_failed = len(done), 0
-        told(n_before, 0)
-        lines = (line for _, line in _lines(source, max_bytes) if isinstance(line, Line))
-        todo = (line for line in lines if line.custom_id not in done)
-        n = n_before
+    with Ledger(target, names, told) as ledger:
         async with app.router.lifespan_context(app):
-            async for answer in _answers(app, todo, at_once):
-                file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                n += 1
-                n_failed += answer["response"]["status_code"] != HTTPStatus.OK
-                told(n, n_failed)
-    return Outcome(len(names), n_before, n_failed)
+            async for answer in answers(app, ledger.open(source, max_bytes), at_once):
+                ledger.take(answer)
+    return ledger.outcome
 
 
-async def _answers(app: FastAPI, todo: Iterator[Line], at_once: int) -> AsyncIterator[dict[str, Any]]:
-    """Answers as they come, with so many in work."""
-    working: set[asyncio.Task[dict[str, Any]]] = set()
+class Ledger:
+    """The file of answers: who has one, and that nobody gets two.
+
+    Args:
+        target: the file, made where there is none.
+        names: custom_ids of all requests.
+        told: as for ``answer_all``.
+
+    Raises:
+        FormatError, RequestError: see ``answer_all``.
+    """
+
+    def __init__(self, target: Path, names: Collection[str], told: Told) -> None:
+        self._told = told
+        self._file = _opened(target)
+        try:
+            self._done = _answered(self._file, target, set(names))
+        except BaseException:
+            self._file.close()
+            raise
+        self._n, self._n_before, self._n_failed = len(names), len(self._done), 0
+        told(self._n_before, 0)
+
+    def open(self, source: Path, max_bytes: int) -> Iterator[Line]:
+        """The requests without an answer."""
+        lines = (line for _, line in _lines(source, max_bytes) if isinstance(line, Line))
+        return (line for line in lines if line.custom_id not in self._done)
+
+    def take(self, answer: Answer) -> None:
+        """Write an answer down; a second one of the same request is dropped."""
+        if answer["custom_id"] in self._done:
+            return
+        self._file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        self._done.add(answer["custom_id"])
+        self._n_failed += answer["response"]["status_code"] != HTTPStatus.OK
+        self._told(len(self._done), self._n_failed)
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self._n, self._n_before, self._n_failed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def application(llm: LLM, name: str, at_once: int) -> FastAPI:
+    """An application for a batch alone, which takes so many requests at a time and refuses none for want of
+    room."""
+    n_answers = at_once * MAX_CHOICES
+    limits = Limits(max_requests=n_answers, max_queued_tokens=n_answers * llm.n_ctx)
+    return create_app(llm, served_model_name=name, limits=limits)
+
+
+async def answers(app: FastAPI, todo: Iterator[Line], at_once: int) -> AsyncIterator[Answer]:
+    """Answers as they come, with so many in work.
+
+    Raises:
+        Hermes3Error: the engine stopped.
+    """
+    working: set[asyncio.Task[Answer]] = set()
     try:
         while True:
             while len(working) < at_once and (line := next(todo, None)) is not None:
@@ -132,7 +191,7 @@ async def _answers(app: FastAPI, todo: Iterator[Line], at_once: int) -> AsyncIte
         await asyncio.gather(*working, return_exceptions=True)
 
 
-async def _answer(app: FastAPI, line: Line) -> dict[str, Any]:
+async def _answer(app: FastAPI, line: Line) -> Answer:
     status, body = 400, _error("stream", "A batch has no streams: leave 'stream' out.")
     if not line.body.get("stream"):
         status, body = await _post(app, line.url, json.dumps(line.body).encode())

@@ -132,7 +132,7 @@ class Endpoints:
             "context": self._llm.n_ctx,
             "prepare_s": seconds,
             "grammar": None if text is None else {"kind": text.kind, "of": text.param, "text": text.text},
-            "estimated_s": self._desk.seconds_for(len(prepared.ids) - n_cached, bound),
+            "estimated_s": self._desk.seconds_for(len(prepared.ids) - (n_cached or 0), bound),
         }
         return JSONResponse(body)
 

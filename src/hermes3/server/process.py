@@ -65,16 +65,11 @@ def serve(model: str, settings: Settings) -> None:
     tls = _tls(settings)
     Keys.of(settings.api_key, settings.api_key_file)  # told before the model is loaded
     traces = _traces(settings)
+    if settings.engine == "vllm":
+        _log.info("starting vLLM with %s, which takes a while", model)
     with (
         _listen(settings.host, settings.port) as listener,
-        LLM(
-            model,
-            n_ctx=settings.ctx,
-            n_threads=settings.threads,
-            latency_s=settings.latency_s,
-            kv_dtype=settings.kv_dtype,
-            prefix_folder=settings.prefix_folder,
-        ) as llm,
+        settings.engine_choice().open(model) as llm,
         suppress(KeyboardInterrupt),
     ):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended

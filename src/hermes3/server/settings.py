@@ -19,11 +19,16 @@ from pydantic_settings import (
 
 from hermes3.engine.model import KVType
 from hermes3.engine.pace import LATENCY_S
+from hermes3.engine.vllm.options import Backend, DType
 from hermes3.errors import Hermes3Error
+from hermes3.llm import EngineChoice
+from hermes3.llm.choice import EngineName
 from hermes3.server.limits import Limits
 from hermes3.server.logs import LogFormat
 
 PREFIX = "HERMES3_"
+_VLLM = ("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "dtype",
+         "gpu_memory_utilization", "enforce_eager")  # fmt: skip
 Several = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -36,6 +41,7 @@ class Settings(BaseSettings):
     )
 
     model: str | None = Field(None, description="Name, path or hf:owner/repo[:file].")
+    engine: EngineName = Field("hermes3", description="hermes3, our own on the CPU; or vllm.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0: all of this machine's.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0: any free one.")
     ctx: int | None = Field(None, ge=1, description="Context in tokens, prompt and answer together.")
@@ -47,6 +53,16 @@ class Settings(BaseSettings):
         None, description="Type of the KV cache: f16, f32 or q8_0; default: as the weights."
     )
     prefix_folder: Path | None = Field(None, description="Folder that keeps computed system turns.")
+    tensor_parallel_size: int = Field(1, ge=1, description="vLLM: devices that share each layer.")
+    pipeline_parallel_size: int = Field(1, ge=1, description="vLLM: groups of devices that share the layers.")
+    distributed_executor_backend: Backend | None = Field(
+        None, description="vLLM: mp, processes of this machine; ray, of a Ray cluster's machines."
+    )
+    dtype: DType = Field("auto", description="vLLM: of weights and activations; auto: the model's own.")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="vLLM: share of each device's memory."
+    )
+    enforce_eager: bool = Field(False, description="vLLM: do not compile the model first.")
     served_model_name: str | None = Field(None, description="What /v1/models calls the model.")
     api_key: Several = Field((), description="Keys that clients must send one of.")
     api_key_file: Path | None = Field(None, description="File of keys, or of their hashes: one a line.")
@@ -72,6 +88,26 @@ class Settings(BaseSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both, or none")
         return self
+
+    def engine_choice(self) -> EngineChoice:
+        """The engine, with what it is told.
+
+        Raises:
+            RequestError: a setting that it does not have; by name.
+        """
+        return EngineChoice.of(
+            self.engine,
+            n_ctx=self.ctx,
+            n_sequences=None,
+            own=self._moved("threads", "latency_s", "kv_dtype", "prefix_folder"),
+            vllm=self._moved(*_VLLM),
+        )
+
+    def _moved(self, *names: str) -> dict[str, Any]:
+        """Those settings that are not as they are by default."""
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != fields[name].default}
 
     @classmethod
     def settings_customise_sources(
@@ -112,6 +148,7 @@ def load(flags: Mapping[str, Any], config: Path | None) -> Settings:
         remedy = "`hermes3 serve --print-config` shows what there is"
         raise Hermes3Error(f"{name}: {message}; {remedy}") from error
     limits_of(settings)
+    settings.engine_choice()
     return settings
 
 
@@ -153,5 +190,5 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
-        return repr(value)
+        return repr(value).lower()  # true, false
     return json.dumps(str(value)).replace("\x7f", "\\u007f")
