@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from hermes3.train import folders, losses
+from hermes3.train import model as model_module
 from hermes3.train.model import Batch, Recompute
 from hermes3.train.packing import example_row, pair_row
 from hermes3.weights.checkpoint import open_checkpoint
@@ -97,3 +99,39 @@ def test_transformers_opens_what_is_saved(tmp_path: Path, config: ModelConfig) -
     torch.testing.assert_close(model.logits(batch), expected, rtol=1e-4, atol=1e-5)
     assert 1 in open_checkpoint(tmp_path / "out").eos_ids
     assert 1 in np.atleast_1d(theirs.generation_config.eos_token_id)
+
+
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, at: Tensor, until: Tensor, *sizes: int, **more: object
+) -> Tensor:
+    """What torch documents of ``varlen_attn``, in plain steps: causal, each sequence's last query beside its
+    last key."""
+    assert more == {"window_size": (-1, 0), "enable_gqa": True}
+    assert (at.dtype, until.dtype) == (torch.int32, torch.int32)
+    assert sizes == (int(at.diff().max()), int(until.diff().max()))
+    group, parts = q.shape[1] // k.shape[1], []
+    for i in range(len(at) - 1):
+        own, keys = q[at[i] : at[i + 1]], k[until[i] : until[i + 1]].repeat_interleave(group, 1)
+        scores = torch.einsum("qhd,khd->hqk", own, keys) / math.sqrt(q.shape[2])
+        n, m = scores.shape[1:]
+        scores = scores.masked_fill(torch.ones(n, m).tril(m - n) == 0, -math.inf)
+        values = v[until[i] : until[i + 1]].repeat_interleave(group, 1)
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), values))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("kind", ["conversations", "pairs"])
+def test_the_gpu_s_attention_is_asked_for_what_the_cpu_s_gives(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: the kernel's place is taken by its description."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _varlen)
+    pieces = (example_row(documents(5)) if kind == "conversations" else pair_row(pairs(3))).pieces
+    shapes = ((pieces[-1].stop, heads, 16) for heads in (4, 2, 2))
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    found = []
+    for attend in (model_module._attend_each, model_module._attend_flash):
+        out = attend(*inputs, pieces)
+        found.append([out, *torch.autograd.grad((out * out.detach().cos()).sum(), inputs)])
+    for each, flash in zip(*found, strict=True):
+        torch.testing.assert_close(flash, each, rtol=1e-4, atol=1e-5)

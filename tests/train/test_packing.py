@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes3.errors import RequestError
-from hermes3.train.packing import best_fit, pack_examples, pack_pairs
+from hermes3.train.build import text_of
+from hermes3.train.data.corpus import Part, load
+from hermes3.train.data.rendered import Renderer
+from hermes3.train.packing import I64, best_fit, pack_examples, pack_pairs
+from hermes3.weights.checkpoint import open_checkpoint
 from tests.train.tiny import documents, pairs
 
 
@@ -24,6 +30,30 @@ def test_rows_are_full_where_documents_are_many_and_mixed() -> None:
     lengths = np.random.default_rng(1).lognormal(5, 1, 2000).clip(8, 2048).astype(int).tolist()
     rows = best_fit(lengths, 2048)
     assert sum(lengths) / (len(rows) * 2048) > 0.98
+
+
+def fewest(lengths: I64, capacity: int) -> int:
+    """Rows that no packing can go below: bound L2 of Martello and Toth, Knapsack Problems, 8.3.2 (1990)."""
+    best = 0
+    for k in range(capacity // 2 + 1):
+        large = lengths > capacity - k
+        middle = (lengths > capacity // 2) & ~large
+        small = lengths[(lengths >= k) & (lengths <= capacity // 2)].sum()
+        room = int(middle.sum()) * capacity - lengths[middle].sum()
+        best = max(best, int(large.sum() + middle.sum()) + max(0, -(-int(small - room) // capacity)))
+    return best
+
+
+def test_public_samples_fill_their_rows(shared_data: Path, smol_gguf: Path) -> None:
+    """Rows are 95 % full, or nobody could take fewer; never more than a few above that."""
+    renderer = Renderer(*text_of(open_checkpoint(smol_gguf)))
+    names = ("glaive-toolcall-300.json.gz", "sft-messages-500.jsonl.gz", "reason-tool-use-50.jsonl.gz")
+    lengths = load([Part(shared_data / "train" / name) for name in names], renderer, skip_bad=True).lengths
+    for capacity in (1024, 2048, 4096, 8192):
+        fitting = lengths[lengths <= capacity]
+        n_rows, bound = len(best_fit(fitting.tolist(), capacity)), fewest(fitting, capacity)
+        assert n_rows <= bound + 2
+        assert n_rows == bound or fitting.sum() / (n_rows * capacity) > 0.95
 
 
 def test_too_long_is_refused_with_numbers() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import torch
 
 from hermes3.errors import FormatError, RequestError
@@ -33,6 +37,17 @@ def model_of(recipe: Recipe, checkpoint: Checkpoint, ranks: Ranks) -> Llama:
         for mlp in [module for module in model.modules() if isinstance(module, MLP)]:
             mlp.compile(dynamic=True)
     return model
+
+
+def check_compiler() -> None:
+    """Raises RequestError where torch.compile has no C++ compiler to work with."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch chooses
+    if shutil.which(compiler) is None:
+        raise RequestError(
+            f"compile is true, and there is no C++ compiler {compiler} here: install one, name one with CXX, "
+            "or let compile be false",
+            param="compile",
+        )
 
 
 def compute_type(recipe: Recipe) -> torch.dtype:

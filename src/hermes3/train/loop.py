@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from hermes3.errors import Hermes3Error
 from hermes3.train.arithmetic import peak_memory, row_flops
@@ -44,7 +45,8 @@ class Loop:
     _parameters: list[torch.nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        # not the model's: FSDP2 may hold whole weights there, and their gradients are taken away
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def run(self, n_done: int) -> int:
         """Goes on after ``n_done`` steps; gives how many are done in the end.
@@ -155,9 +157,14 @@ def forward(
 
 @contextmanager
 def at_rest(model: Llama) -> Iterator[None]:
-    """The model without noise and dropout."""
+    """The model without noise and dropout; afterwards no process holds more than its part of the weights.
+
+    FSDP2 keeps the outermost weights whole until the next backward pass, which does not follow here.
+    """
     model.eval()
     try:
         yield
     finally:
         model.train()
+        if isinstance(model, FSDPModule):
+            model.reshard()

@@ -67,7 +67,10 @@ class Ranks:
         """Gives each process its part of every weight; ``dtype`` is what they compute in."""
         if self.n == 1:
             return
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        # no casting of what goes in: the weights of the loss among it stay float32
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
         for layer in model.model.layers:
             fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)

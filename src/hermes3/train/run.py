@@ -15,7 +15,7 @@ from hermes3.train import export
 from hermes3.train.answers import answer
 from hermes3.train.arithmetic import peak_flops
 from hermes3.train.boards import Boards, check_boards
-from hermes3.train.build import compute_type, model_of, text_of
+from hermes3.train.build import check_compiler, compute_type, model_of, text_of
 from hermes3.train.checkpoints import Checkpoints
 from hermes3.train.events import Event, Listener, MetricsFile, Note, Progress, Sampled, Saved
 from hermes3.train.loop import Loop, evaluate
@@ -68,13 +68,11 @@ class Run:
             DiskSpaceError: a checkpoint or the model does not fit; checkpoints before are whole.
             Hermes3Error: training diverged.
         """
-        if self.recipe.method == "dpo" and self.ranks.n > 1:
-            raise RequestError(
-                "method 'dpo' runs in one process: with several its gradients are wrong", param="method"
-            )
         target = export.target_of(self.recipe)
         if self.recipe.tensorboard:
             check_boards()
+        if self.recipe.compile:
+            check_compiler()
         if target.exists():
             raise RequestError(f"{target} is there already: this run is finished", param="output")
         self.ranks.first_then_others(lambda: self.folder.mkdir(parents=True, exist_ok=True))

@@ -84,6 +84,7 @@ class Screen:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
+            self._line.__exit__(None, None, None)
             status.note(text)
 
 
