@@ -127,3 +127,9 @@ def test_long_answers_and_idle_connections_go_on() -> None:
             more = connection.recv(1 << 16)
             assert more, "the idle connection was closed"
             got += more
+
+
+def test_bounds_without_end() -> None:
+    with served(1e12) as address, socket.create_connection(address, timeout=PATIENCE_S) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert b"".join(iter(partial(connection.recv, 1000), b"")).endswith(b'{"status":"ok"}')

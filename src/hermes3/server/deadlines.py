@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from hermes3.server.failures import Failure
 
 ANSWERED_S = 1.0  # for an application's own 408 to go first
+_INT_MAX = 2**31 - 1
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
@@ -37,7 +38,8 @@ class Timed(H11Protocol):
         super().connection_made(transport)
         own = transport.get_extra_info("socket")
         if own is not None and own.family in (socket.AF_INET, socket.AF_INET6) and _USER_TIMEOUT is not None:
-            own.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(1000 * self.send_s))
+            milliseconds = min(max(int(1000 * self.send_s), 1), _INT_MAX)  # 0 is the kernel's own
+            own.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
