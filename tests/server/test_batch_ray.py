@@ -15,8 +15,16 @@ from hermes3.llm import LLM
 from tests.cli.program import ROOT, command, hermes3
 from tests.server.test_batch import answers, request, written
 
-WAIT_S = 240
+WAIT_S = 400
 N_LINES = 24
+PATIENT = {  # a machine that stands still for minutes has not lost its nodes
+    "RAY_health_check_initial_delay_ms": "600000",
+    "RAY_health_check_timeout_ms": "600000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_gcs_server_request_timeout_seconds": "600",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +46,15 @@ def test_workers_need_a_cluster(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_installed: None) -> Iterator[str]:
+def patient(ray_installed: None) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PATIENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(patient: None) -> Iterator[str]:
     """Its address; two nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
@@ -74,7 +90,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_worker_and_the_command_killed(cluster: str, smol_gguf: Path, tmp_path: Path) -> None:
     given = {"model": "m", "max_tokens": 30, "temperature": 0}
     lines = [request(f"r{i}", f"Count to {i}.", **given) for i in range(N_LINES)]
@@ -105,8 +121,8 @@ def test_a_worker_and_the_command_killed(cluster: str, smol_gguf: Path, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
-def test_a_cluster_of_its_own(ray_installed: None, smol_gguf: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_a_cluster_of_its_own(patient: None, smol_gguf: Path, tmp_path: Path) -> None:
     lines = [request(f"r{i}", model="m", max_tokens=5) for i in range(5)]
     source, target = written(tmp_path / "in", lines), tmp_path / "out"
     words = ("batch", str(source), str(target), "--model", str(smol_gguf), "--ctx", "128",

@@ -70,6 +70,7 @@ def test_forced_tokens_are_counted(client: openai.OpenAI) -> None:
     assert [timings[name] for name in ("forced_tokens", "mask_s", "mask_wait_s")] == [0, 0, 0]
 
 
+@own_alone
 def test_guesses_are_counted(client: openai.OpenAI, address: str) -> None:
     """Numbers that go on as they began are guessed from the prompt, and metrics add up what timings say."""
     before = samples(address)
