@@ -62,7 +62,7 @@ def alone(model: Model, grammar: Grammar | None, seed: int) -> list[int]:
 
 
 def add(engine: Engine, grammar: Grammar | None, seed: int) -> Sequence:
-    return engine.add(random_ids(seed, 40), params(seed), None if grammar is None else grammar.matcher())
+    return engine.add(random_ids(seed, 40), params(seed), grammar)
 
 
 def test_the_others_go_on(model: Model, grammar: Grammar, go: threading.Event) -> None:
