@@ -233,6 +233,16 @@ def test_a_grammar_ends_its_answer(start: Any, vocabulary: GrammarVocabulary) ->
     assert (ids, last.finish_reason) == (text("ab"), "length")
 
 
+def test_what_the_grammar_forced_is_told(start: Any, vocabulary: GrammarVocabulary) -> None:
+    """Though vLLM computes it like anything else."""
+    engine, _ = start(saying(text("a"), text("xy"), text("z5")))
+    sequence = engine.add([1, 2], asked(), vocabulary.compile("regex", "[ab]xyz[0-9]"))
+    outputs = all_of(engine)
+    assert [token for output in outputs for token in output.ids] == text("axyz5")
+    flags = [is_forced for output in outputs for is_forced in output.forced]
+    assert (flags, sequence.n_forced) == ([False, True, True, True, False], 3)
+
+
 @pytest.mark.parametrize("steps", [[*text("ab"), END], text("abx"), [text("abx")]])
 def test_an_answer_that_left_its_grammar_is_none(
     start: Any, vocabulary: GrammarVocabulary, steps: list[Any]

@@ -184,10 +184,19 @@ class Follower:
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
+        self._forced: list[int] = matcher.compute_ff_tokens()
+
+    def forces(self, token: int) -> bool:
+        """Whether an id is what must come next, as the tokenizer would write it; see ``Matcher.forced``."""
+        return self._forced[:1] == [token]
 
     def accept(self, token: int) -> bool:
         """Goes on by an id; False where the grammar does not allow it."""
-        return bool(self._matcher.consume_token(token))
+        rest = self._forced[1:] if self.forces(token) else []
+        is_allowed = bool(self._matcher.consume_token(token))
+        ends = self.is_over or not is_allowed
+        self._forced = rest or ([] if ends else self._matcher.compute_ff_tokens())
+        return is_allowed
 
     @property
     def is_satisfied(self) -> bool:

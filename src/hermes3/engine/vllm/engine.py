@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -35,7 +35,7 @@ class VllmSequence:
         stop_ids: ids that end it.
         n_top: of the likeliest ids, how many are told with each; None for no log-probabilities.
         n_prompt, n_answer, n_cached, added, started: see ``Answer``. Of the others vLLM tells nothing: they
-            are 0.
+            are 0, but n_forced, which its grammar tells.
         task: reads its outputs; None before it begins.
         is_over: its last output was given out, or nobody wants it any more.
     """
@@ -320,16 +320,19 @@ def _held(output: Output) -> Output:
     sequence, follower = output.sequence, output.sequence.follower
     if follower is None or sequence.grammar is None or output.finish_reason in ("cancelled", "error"):
         return output
-    param = sequence.grammar.param
+    param, forced = sequence.grammar.param, [False] * len(output.ids)
     for index, token in enumerate(output.ids):
         if output.finish_reason == "stop" and index == len(output.ids) - 1 and token in sequence.stop_ids:
             break
+        forced[index] = follower.forces(token)
+        sequence.n_forced += forced[index]
         if not follower.accept(token):
             why = RequestError(f"{param} is too complex: vLLM left it at id {token}", param=param)
             return StepOutput(sequence, output.ids[:index], output.logprobs[:index], "error", why)
         if follower.is_over:
-            return StepOutput(sequence, output.ids[: index + 1], output.logprobs[: index + 1], "stop")
+            n = index + 1
+            return StepOutput(sequence, output.ids[:n], output.logprobs[:n], "stop", forced=forced[:n])
     if output.finish_reason == "stop" and not follower.is_satisfied:
         why = RequestError(f"{param} is too complex: vLLM gave it up before it was satisfied", param=param)
         return StepOutput(sequence, [], [], "error", why)
-    return output
+    return replace(output, forced=forced)
