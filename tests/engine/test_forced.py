@@ -37,6 +37,12 @@ def vocabulary() -> Iterator[GrammarVocabulary]:
     made.close()
 
 
+@pytest.fixture(autouse=True)
+def _masks_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a busy machine, whose masks are late, takes more steps; ``test_held.py`` is about that."""
+    monkeypatch.setattr("hermes3.engine.engine.PATIENCE", 1e6)
+
+
 def answers(model: Model, grammar: Grammar, sampling: dict[str, Any], **options: Any) -> tuple[Any, Engine]:
     engine = Engine(model, **options)
     sequences = [
