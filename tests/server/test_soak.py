@@ -33,8 +33,11 @@ N_CTX, N_AT_ONCE = 1024, 16
 PATIENCE_S = 1800.0  # other programs may stop this one for minutes
 # Bounds that would refuse healthy clients for what hostile ones ask, or take a process that was stopped
 # for a wedged one.
-LIMITS = ("max_queued_tokens=100000000", "max_requests=4096", *(f"{name}=1800" for name in
-          ("stall_s", "watchdog_s", "send_s", "body_s")))  # fmt: skip
+# What may grow to a bound by design, the store of responses, is at its bound after a few.
+LIMITS = (
+    *("max_queued_tokens=100000000", "max_requests=4096", "max_stored_responses=20"),
+    *(f"{name}=1800" for name in ("stall_s", "watchdog_s", "send_s", "body_s")),
+)
 SCHEMA = {
     "type": "object",
     "properties": {"town": {"type": "string", "maxLength": 20}, "size": {"enum": ["small", "large"]}},
