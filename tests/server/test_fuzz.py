@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from hermes3.server.app import create_app
+from hermes3.server.deadlines import timed
 from hermes3.server.limits import Limits
 from tests.llm.fakes import FakeEngine, fake_llm
 from tests.server.fuzz import Fuzzer, Sent, answer
@@ -27,6 +28,7 @@ from tests.server.live import live
 N_HEALTHY, N_HOSTILE = 4, 4
 HANG_S = 240.0  # a busy machine may stand still for a minute
 LIMITS = Limits(max_requests=1024, body_s=0.2, stall_s=HANG_S, watchdog_s=HANG_S)
+HTTP = timed(head_s=HANG_S, body_s=LIMITS.body_s, send_s=HANG_S)  # as `serve` has it
 INSIDE = (b"internal_error", b"server_error", b"api_error", b"Traceback")
 
 
@@ -97,7 +99,7 @@ def hail(seed: int, n: int, seconds: float) -> tuple[Counter[str], Healthy, Fake
     llm, engine = fake_llm(n_ctx=1000, is_obedient=True)
     kinds, until, faults = Counter[str](), time.monotonic() + seconds, []
     app = create_app(llm, limits=LIMITS)
-    with llm, live(app, http="h11", ws="none") as address:
+    with llm, live(app, http=HTTP, ws="none") as address:
         host, port = address.removeprefix("http://").split(":")
         healthy = Healthy(address)
 

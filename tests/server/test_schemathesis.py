@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hermes3.server.app import create_app
+from hermes3.server.deadlines import timed
 from hermes3.server.limits import Limits
 from hermes3.server.openapi import document
 from tests.llm.fakes import fake_llm
@@ -25,6 +26,7 @@ from tests.server.live import live
 
 HANG_S = 240.0  # a busy machine may stand still for a minute
 LIMITS = Limits(max_requests=1024, stall_s=HANG_S, watchdog_s=HANG_S)
+HTTP = timed(head_s=HANG_S, body_s=LIMITS.body_s, send_s=HANG_S)  # as `serve` has it
 CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "400", "401", "404"]
@@ -41,7 +43,7 @@ def run(folder: Path, n_examples: int, phases: str) -> int:
             schema["properties"]["model"] = {"enum": names}
     (folder / "openapi.json").write_text(json.dumps(given))
     llm, _ = fake_llm(n_ctx=1000, is_obedient=True)
-    with llm, live(create_app(llm, api_keys=["k"], limits=LIMITS), http="h11", ws="none") as address:
+    with llm, live(create_app(llm, api_keys=["k"], limits=LIMITS), http=HTTP, ws="none") as address:
         options = ["--url", address, "-H", "Authorization: Bearer k", "--max-examples", str(n_examples)]
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", "config.toml", "run",
                    "openapi.json", *options, "--phases", phases, "--no-color", "--seed", "1",
