@@ -22,7 +22,10 @@ PATIENT = {  # a machine that stands still for minutes has not lost its nodes
     "RAY_health_check_timeout_ms": "600000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     "RAY_gcs_server_request_timeout_seconds": "600",
-    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_raylet_start_wait_time_s": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_gcs_rpc_server_connect_timeout_s": "600",
+    "RAY_agent_register_timeout_ms": "600000",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -84,7 +87,8 @@ def n_answers(target: Path) -> int:
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], what: str) -> None:
     end = time.monotonic() + WAIT_S
     while not condition():
-        assert process.poll() is None, f"the command ended before {what}"
+        if process.poll() is not None:
+            pytest.fail(f"the command ended before {what}: {process.communicate()[1].decode()[-3000:]}")
         assert time.monotonic() < end, f"no {what}"
         time.sleep(0.02)
 
