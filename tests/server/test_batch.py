@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion
 from hermes3.errors import FormatError, Hermes3Error, RequestError
 from hermes3.llm import LLM
 from hermes3.server.app import create_app
-from hermes3.server.batch import Outcome, answer_all, check
+from hermes3.server.batch import PATIENCE_S, Outcome, answer_all, application, check
 from tests.cli.program import ROOT, command, hermes3
 from tests.llm.fakes import fake_llm, saying
 
@@ -144,6 +144,19 @@ def test_answers_to_something_else_are_left_alone(tmp_path: Path, answer: Any, w
     with llm, pytest.raises(FormatError, match=why):
         answered(llm, written(tmp_path / "in", [request("r"), request("s")]), target)
     assert target.read_bytes() == before
+
+
+def test_a_batch_waits_for_a_machine_that_stands_still(tmp_path: Path) -> None:
+    """One that sleeps for minutes, or is measured on: a server would have given its answers up by then."""
+    llm, _ = fake_llm(saying("Good."), n_ctx=100_000)
+    source, target = written(tmp_path / "in", [request(f"r{i}") for i in range(3)]), tmp_path / "out"
+    with llm:
+        app = application(llm, "fake", 2)
+        llm._worker._moved -= PATIENCE_S / 2  # the engine brought nothing for so long
+        llm._worker._is_stepping = True
+        assert llm.load().stalled_s > PATIENCE_S / 3
+        told = {"at_once": 2, "max_bytes": MAX, "told": lambda *_: None}
+        assert asyncio.run(answer_all(app, source, check(source, MAX), target, **told)) == Outcome(3, 0, 0)
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from hermes3.server.limits import Limits
 from hermes3.server.protocol import MAX_CHOICES
 
 ROUTES = ("/v1/chat/completions", "/v1/completions")
+PATIENCE_S = 3600.0  # with an engine that brings nothing
 MAX_SHOWN = 5  # bad lines that an error names
 _FIELDS = {"custom_id", "method", "url", "body"}
 
@@ -163,9 +164,14 @@ class Ledger:
 
 def application(llm: LLM, name: str, at_once: int) -> FastAPI:
     """An application for a batch alone, which takes so many requests at a time and refuses none for want of
-    room."""
+    room; on a machine that stands still for a while it waits, for nobody else could go on instead."""
     n_answers = at_once * MAX_CHOICES
-    limits = Limits(max_requests=n_answers, max_queued_tokens=n_answers * llm.n_ctx)
+    limits = Limits(
+        max_requests=n_answers,
+        max_queued_tokens=n_answers * llm.n_ctx,
+        stall_s=PATIENCE_S,
+        watchdog_s=PATIENCE_S,
+    )
     return create_app(llm, served_model_name=name, limits=limits)
 
 

@@ -77,12 +77,17 @@ def _arriving(crew: Crew, todo: Iterator[Line]) -> Iterator[Answer]:
         for row in _answered(crew, todo).iter_rows():
             yield json.loads(row["answer"])
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise Hermes3Error(
-            f"a worker failed: {cause}. What was answered is kept: the same command goes on from there"[:2000]
-        ) from error
+        kept = "What was answered is kept: the same command goes on from there"
+        raise Hermes3Error(f"a worker failed: {str(_first(error))[:1500]}. {kept}") from error
     finally:
         ray.shutdown()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What began a chain of errors, which Ray wraps several times."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return error
 
 
 def _answered(crew: Crew, todo: Iterator[Line]) -> Any:
