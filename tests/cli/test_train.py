@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 
 from hermes3.train.events import lines_of
 from hermes3.weights.checkpoint import open_checkpoint
@@ -118,7 +119,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path, path: Path) 
 
 @pytest.mark.long  # inductor compiles for half a minute
 def test_compiled_mlps_learn_the_same(tmp_path: Path, path: Path) -> None:
-    found = []
+    found, n_before = [], counters["stats"]["unique_graphs"]
     for compiled in ("false", "true"):
         output = tmp_path / compiled
         words = ("--set", f"compile={compiled}", "--set", f"output={output}", "--set", "recompute=mlp")
@@ -126,7 +127,7 @@ def test_compiled_mlps_learn_the_same(tmp_path: Path, path: Path) -> None:
         assert done.returncode == 0, done.stderr
         found.append([line["values"]["loss"] for line in lines_of(output / "metrics.jsonl")])
     assert found[1] == pytest.approx(found[0], rel=1e-4)
-    assert found[1] != found[0]  # bits differ where sums are fused
+    assert counters["stats"]["unique_graphs"] > n_before
 
 
 def test_compiling_needs_a_compiler(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
