@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema
+from llguidance import LLMatcher
 
 from bench import peers
 from bench.report import Limits, Machine
@@ -164,9 +165,12 @@ def calls(reader: Reader, data: Path, tools: list[Payload], n: int, turn: int) -
 
 
 def objects(reader: Reader, data: Path, n: int, is_bounded: bool) -> list[Task]:
-    """Requests for one object each: the values of an example as text, to be put into its schema."""
+    """Requests for one object each: the values of an example as text, to be put into its schema.
+
+    Schemas that hermes3 refuses (those with `if`, say) are nobody's.
+    """
     tasks = []
-    for line in islice((each for each in lines_of(data / SCHEMAS) if each["id"].startswith("JME_")), n):
+    for line in islice((each for each in lines_of(data / SCHEMAS) if is_taken(each)), n):
         schema = bounded(line["schema"]) if is_bounded else line["schema"]
         example = next(test["data"] for test in line["tests"] if test["valid"])
         question = "Give me these as a JSON object: " + ", ".join(f"{k} is {v}" for k, v in example.items())
@@ -175,6 +179,12 @@ def objects(reader: Reader, data: Path, n: int, is_bounded: bool) -> list[Task]:
         chat = {"messages": messages, "response_format": form, **SAMPLING}
         tasks.append(Task(chat, reader.ids(messages, schema=schema), schema))
     return tasks
+
+
+def is_taken(line: Payload) -> bool:
+    """Whether a line is one of json-mode-eval's, and its schema compiles."""
+    grammar = LLMatcher.grammar_from_json_schema(line["schema"])
+    return line["id"].startswith("JME_") and not LLMatcher.validate_grammar(grammar)
 
 
 class Reader:
