@@ -136,7 +136,7 @@ def test_hundreds_of_hostile_requests() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_hundred_thousand_hostile_requests() -> None:
     n, seconds = int(os.environ.get("HERMES3_FUZZ", 100_000)), float(os.environ.get("HERMES3_FUZZ_S", 600))
     kinds, healthy, _ = hail(seed=int(os.environ.get("HERMES3_FUZZ_SEED", 2)), n=n, seconds=seconds)
