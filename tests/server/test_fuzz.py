@@ -27,7 +27,7 @@ from tests.server.live import live
 
 N_HEALTHY, N_HOSTILE = 4, 4
 HANG_S = 240.0  # a busy machine may stand still for a minute
-LIMITS = Limits(max_requests=1024, body_s=0.2, stall_s=HANG_S, watchdog_s=HANG_S)
+LIMITS = Limits(max_requests=1024, body_s=1.0, stall_s=HANG_S, watchdog_s=HANG_S)
 HTTP = timed(head_s=HANG_S, body_s=LIMITS.body_s, send_s=HANG_S)  # as `serve` has it
 INSIDE = (b"internal_error", b"server_error", b"api_error", b"Traceback")
 

@@ -270,6 +270,6 @@ async def read_body(http: Request, desk: Desk) -> bytes:
                     )
     except TimeoutError:
         raise Failure(
-            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {limits.body_s:.0f} s."
+            HTTPStatus.REQUEST_TIMEOUT, f"The body took longer than {limits.body_s:g} s."
         ) from None
     return bytes(body)
