@@ -28,6 +28,7 @@ class Screen:
         self._seconds = 0.0
         self._said_at = 0.0
         self._line = status.Line()
+        self._is_terminal = sys.stderr.isatty()  # asked before the bar: what rich puts there may not know
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -59,7 +60,7 @@ class Screen:
         old = self._seconds or event.seconds
         self._seconds = SMOOTHING * old + (1 - SMOOTHING) * event.seconds
         text = line(event, self._seconds * (event.n_steps - event.step))
-        if sys.stderr.isatty():
+        if self._is_terminal:
             self._draw(event, text)
         elif time.monotonic() - self._said_at > PLAIN_PAUSE_S or event.step in (1, event.n_steps):
             self._said_at = time.monotonic()
