@@ -52,9 +52,16 @@ def best_time(run: Callable[[], None], seconds: float) -> float:
 
 
 def weights_of(type: GGMLType, rows: int, cols: int) -> list[_native.Weight]:
-    """Copies of one random matrix; finite, for the scales of its blocks are no NaN."""
-    n_bytes = rows * cols // type.block_size * type.block_bytes
-    raw = np.random.default_rng(0).integers(0, 64, n_bytes, np.uint8)
+    """Copies of one random matrix: normal values of floats (subnormal ones take a hundred times as long), and
+    bytes of blocks, whose scales are no NaN."""
+    n_bytes, random = rows * cols // type.block_size * type.block_bytes, np.random.default_rng(0)
+    if type in FLOATS:
+        values = random.standard_normal(rows * cols, np.float32)
+        raw = values.astype(np.float16).view(np.uint8) if type is GGMLType.F16 else values.view(np.uint8)
+        if type is GGMLType.BF16:
+            raw = np.ascontiguousarray(values.view(np.uint16)[1::2]).view(np.uint8)
+    else:
+        raw = random.integers(0, 64, n_bytes, np.uint8)
     n_copies = max(1, COPIES_BYTES // n_bytes)
     return [_native.Weight(int(type), rows, cols, raw) for _ in range(n_copies)]
 
