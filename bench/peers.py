@@ -53,7 +53,7 @@ class Server:
 
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
         self.name = name
-        self.port = _free_port()
+        self.port = free_port()
         self._command = [part.replace("{port}", str(self.port)) for part in command]
         self._environment = {**os.environ, **(environment or {})}
 
@@ -63,7 +63,7 @@ class Server:
             self._command, stdout=self._log, stderr=subprocess.STDOUT, env=self._environment
         )
         end = time.monotonic() + START_S
-        while not self._is_ready():
+        while not answers(self.port, "/health"):
             if self._process.poll() is not None or time.monotonic() > end:
                 self._log.seek(0)
                 self.__exit__(None, None, None)
@@ -113,16 +113,6 @@ class Server:
             raise SystemExit(f"{self.name} answered {response.status}: {response.read()[:500]!r}")
         return response
 
-    def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
 
 def hermes3(model: Path, n_threads: int, n_ctx: int) -> Server:
     options = ["--port", "{port}", "--ctx", str(n_ctx), "--threads", str(n_threads)]
@@ -151,7 +141,19 @@ def vllm(python: str, folder: Path, n_threads: int, n_ctx: int, n_sequences: int
     )
 
 
-def _free_port() -> int:
+def answers(port: int, path: str) -> bool:
+    """Whether a server is there and says 200 to this."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

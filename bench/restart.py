@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import socket
 import statistics
 import subprocess
 import threading
@@ -20,29 +19,18 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.peers import HERMES3, NAME
+from bench.peers import HERMES3, NAME, answers, free_port
 from bench.report import Limits, Machine
 from tests.downloads import smol_gguf
 
 N_CLIENTS, START_S, LOAD_S = 16, 60.0, 1.5
 
 
-def is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
 def started(command: list[str], port: int) -> tuple[subprocess.Popen[bytes], float]:
     """The process once it is ready, and after how many seconds that was."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not is_ready(port):
+    while not answers(port, "/ready"):
         if process.poll() is not None or time.perf_counter() - began > START_S:
             process.kill()
             raise SystemExit("the server did not start")
@@ -65,9 +53,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     options = ["--served-model-name", NAME, "--port", str(port), "--threads", str(given.threads)]
     command = [*HERMES3, "serve", "-m", str(given.model or smol_gguf()), *options]
     before, seconds = Limits.now(given.threads), []

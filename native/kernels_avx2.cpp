@@ -96,7 +96,7 @@ inline __m256 u8x8(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 inline __m256 i8x8(const uint8_t* p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  return byte8(reinterpret_cast<const int8_t*>(p));
 }
 
 inline void load_nibbles(const uint8_t* nibbles, int half, Codes* codes) {

@@ -87,7 +87,7 @@ constexpr bool kHasMin = kType == kQ4_1 || kType == kQ5_1 || kType == kQ4_K || k
 
 inline __m512i bytes64(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline __m512 u8x16(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
-inline __m512 i8x16(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+inline __m512 i8x16(const uint8_t* p) { return load_i8(reinterpret_cast<const int8_t*>(p)).all; }
 
 inline void load_nibbles(const uint8_t* nibbles, Codes* codes) {
   const __m512i mask = _mm512_set1_epi8(15);

@@ -9,7 +9,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 from hermes3 import _native
-from hermes3.engine.arguments import checked_count, checked_seconds
+from hermes3.engine.arguments import check_end, check_prompt, checked_count, checked_seconds
 from hermes3.engine.cache import PageAllocator, available_memory
 from hermes3.engine.grammar import Grammar
 from hermes3.engine.held import Held
@@ -189,12 +189,7 @@ class Engine:
                 beside a grammar.
         """
         n_vocab = self._model.config.vocab_size
-        if not ids:
-            raise RequestError("the prompt has no tokens, at least one is needed", param="prompt")
-        if outside := [token for token in (min(ids), max(ids)) if not 0 <= token < n_vocab]:
-            raise RequestError(
-                f"the prompt holds id {outside[0]}, the vocabulary ends at {n_vocab - 1}", param="prompt"
-            )
+        check_prompt(ids, n_vocab)
         if len(ids) >= self.n_ctx:
             raise ContextLengthError(
                 f"the prompt has {len(ids)} tokens, the context holds {self.n_ctx} with at least one for the "
@@ -207,8 +202,7 @@ class Engine:
                 "shorten the prompt or give more kv_bytes",
                 param="prompt",
             )
-        if grammar is not None and params.ignore_eos:
-            raise RequestError("ignore_eos cannot hold where a grammar says how it ends", param="ignore_eos")
+        check_end(ignore_eos=params.ignore_eos, is_bound=grammar is not None)
         sequence = Sequence(ids, params, n_vocab, None if grammar is None else grammar.matcher())
         sequence.n_prefix = min(n_prefix, len(ids) - 1)
         sequence.will_end = self._take_forced(sequence)

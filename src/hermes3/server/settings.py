@@ -190,5 +190,5 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
-        return repr(value).lower()  # true, false
+        return repr(value)
     return json.dumps(str(value)).replace("\x7f", "\\u007f")

@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any
 
+from hermes3.engine.arguments import check_end
 from hermes3.engine.grammar import WHITESPACE, Grammar
 from hermes3.engine.sampling import SamplingParams
 from hermes3.errors import RequestError
@@ -32,8 +33,7 @@ def sampling_arguments(params: SamplingParams, grammar: Grammar | None, n_vocab:
             f"temperature is {params.temperature}; vLLM takes 0, or {MIN_TEMPERATURE} and more",
             param="temperature",
         )
-    if grammar is not None and params.ignore_eos:
-        raise RequestError("ignore_eos cannot hold where a grammar says how it ends", param="ignore_eos")
+    check_end(ignore_eos=params.ignore_eos, is_bound=grammar is not None)
     if grammar is not None and params.logprobs is not None:
         why = "vLLM masks before it takes them, so that they are not the model's own; leave one out"
         raise RequestError(f"logprobs beside a grammar ({grammar.param}): {why}", param="logprobs")

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
+from hermes3.engine.arguments import check_prompt
 from hermes3.engine.grammar import Follower, Grammar
 from hermes3.engine.protocol import Counters, StepOutput
 from hermes3.engine.sampling import SamplingParams, TokenLogprob
@@ -212,12 +213,7 @@ class VllmEngine:
             self._end_loop()
 
     def _check(self, ids: Ids[int]) -> None:
-        if not ids:
-            raise RequestError("the prompt has no tokens, at least one is needed", param="prompt")
-        if outside := [token for token in (min(ids), max(ids)) if not 0 <= token < self.n_vocab]:
-            raise RequestError(
-                f"the prompt holds id {outside[0]}, the vocabulary ends at {self.n_vocab - 1}", param="prompt"
-            )
+        check_prompt(ids, self.n_vocab)
         if len(ids) >= self.n_ctx:
             raise ContextLengthError(
                 f"the prompt has {len(ids)} tokens, the context holds {self.n_ctx} with at least one for the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from hermes3.engine.arguments import checked_integer
 from hermes3.errors import RequestError
 
 Backend = Literal["mp", "ray"]
@@ -42,10 +43,10 @@ class VllmOptions:
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-            _check_integer(name, getattr(self, name), MAX_PARALLEL)
+            checked_integer(name, getattr(self, name), MAX_PARALLEL)
         for name in ("max_model_len", "max_num_seqs"):
             if (value := getattr(self, name)) is not None:
-                _check_integer(name, value, 1 << 31)
+                checked_integer(name, value, 1 << 31)
         if (backend := self.distributed_executor_backend) is not None:
             _check_choice("distributed_executor_backend", backend, get_args(Backend))
         _check_choice("dtype", self.dtype, get_args(DType))
@@ -64,11 +65,6 @@ class VllmOptions:
         """Those that are set, as vLLM's ``EngineArgs`` takes them."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: value for name, value in values.items() if value is not None}
-
-
-def _check_integer(name: str, value: object, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise RequestError(f"{name} is {value!r:.60}, it must be an integer from 1 to {most}", param=name)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
