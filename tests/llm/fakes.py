@@ -110,7 +110,6 @@ class FakeEngine:
     n_waiting = 0
     keeps_prefixes = False
     failure = None
-    tells_forced = True
     counters: Counters = field(default_factory=Counters)
     n_vocab = FakeTokenizer.vocab_size
     is_obedient: bool = False  # where a grammar does not allow the script's id, the shortest way out is taken

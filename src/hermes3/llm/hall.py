@@ -136,7 +136,6 @@ class LLM:
         self._has_bos = parts.tokenizer.add_bos if bos is None else bos  # in front of plain text
         self._end_ids = parts.end_ids
         self._keeps_prefixes = parts.engine.keeps_prefixes
-        self._tells_forced = parts.engine.tells_forced
         self._worker = Worker(parts.engine)
         self._grammars = Grammars(parts.tokenizer, parts.end_ids, parts.engine.n_vocab)
         # At the latest when Python ends:
@@ -402,8 +401,6 @@ class LLM:
         return ids
 
     def _prepared(self, messages: Conversation, form: Form) -> Prepared:
-        if form.has_forced_spans and not self._tells_forced:
-            raise RequestError("forced_spans: this engine does not tell which they are", param="forced_spans")
         turns = _turns(messages)
         segments = self._rendered(turns, form)
         ids, n_prefix = self._encoded(segments), 0

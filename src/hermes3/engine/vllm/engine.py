@@ -134,10 +134,6 @@ class VllmEngine:
         return bool(self._open)
 
     @property
-    def tells_forced(self) -> bool:
-        return False
-
-    @property
     def keeps_prefixes(self) -> bool:
         return False
 
