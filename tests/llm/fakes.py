@@ -33,6 +33,9 @@ class FakeTokenizer:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         return [MARKS[text]] if allow_special and text in MARKS else list(text.encode())
 
+    def least(self, n_chars: int) -> int:
+        return -(-n_chars // max(map(len, MARKS)))
+
     def encode_segments(self, segments) -> list[int]:
         return [i for each in segments for i in self.encode(each.text, each.is_special)]
 

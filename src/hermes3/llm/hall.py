@@ -341,6 +341,7 @@ class LLM:
             ContextLengthError: the prompt leaves no room for an answer.
         """
         if isinstance(prompt, str):
+            self._check_room(self.tokenizer.least(len(prompt)), "prompt", "at least ")
             ids = self.tokenizer.encode(prompt, allow_special=allow_special)
             bos = self.tokenizer.bos_id
             if self._has_bos and bos is not None and ids[:1] != [bos]:
@@ -396,6 +397,8 @@ class LLM:
         )
 
     def _encoded(self, segments: list[Segment]) -> list[int]:
+        n_chars = sum(len(segment.text) for segment in segments)
+        self._check_room(self.tokenizer.least(n_chars), "messages", "at least ")
         ids = self.tokenizer.encode_segments(segments)
         self._check_room(len(ids), "messages")
         return ids
@@ -454,11 +457,11 @@ class LLM:
         key = self._worker.submit(ids, asked, request, grammar, prepared.n_prefix)
         return Handle(partial(self._worker.cancel, key), partial(self._worker.progress, key))
 
-    def _check_room(self, n_prompt: int, param: str) -> None:
+    def _check_room(self, n_prompt: int, param: str, about: str = "") -> None:
         if n_prompt >= self.n_ctx:
             raise ContextLengthError(
-                f"the prompt has {n_prompt} tokens, the context holds {self.n_ctx} with at least one for the "
-                "answer; shorten the prompt or load the model with a larger n_ctx",
+                f"the prompt has {about}{n_prompt} tokens, the context holds {self.n_ctx} with at least one "
+                "for the answer; shorten the prompt or load the model with a larger n_ctx",
                 param=param,
             )
 
