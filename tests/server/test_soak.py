@@ -31,13 +31,14 @@ SECONDS = float(os.environ.get("HERMES3_SOAK_S", 60))
 WARM_UP, N_WINDOWS, MOST_GROWTH = 0.2, 8, 0.02
 N_CTX, N_AT_ONCE = 1024, 16
 ARENA_BYTES = 64 << 20  # glibc's heaps of threads begin at multiples of it
+KEPT_S = 1.0  # less than the server keeps idle connections: else one is closed as the next request comes
 PATIENCE_S = 1800.0  # other programs may stop this one for minutes
 # Bounds that would refuse healthy clients for what hostile ones ask, or take a process that was stopped
 # for a wedged one.
 # What may grow to a bound by design, the store of responses, is at its bound after a few.
 LIMITS = (
     *("max_queued_tokens=100000000", "max_requests=4096", "max_stored_responses=20"),
-    *(f"{name}=1800" for name in ("stall_s", "watchdog_s", "send_s", "body_s")),
+    *(f"{name}=1800" for name in ("stall_s", "watchdog_s", "send_s", "body_s", "head_s")),
 )
 SCHEMA = {
     "type": "object",
@@ -93,7 +94,8 @@ class Soak:
     over: threading.Event = field(default_factory=threading.Event)
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, timeout=PATIENCE_S)
+        kept = httpx.Limits(keepalive_expiry=KEPT_S)
+        return httpx.Client(base_url=self.address, timeout=PATIENCE_S, limits=kept)
 
     def learn(self) -> None:
         """Each answer alone, and every page of the cache touched once."""
