@@ -68,6 +68,7 @@ def serve(model: str, settings: Settings) -> None:
         Hermes3Error: the model cannot be loaded, the address cannot be listened on, or a setting will not do.
     """
     logs.start(settings.log_format)
+    memory.share_heaps()
     limits = limits_of(settings)
     tls = _tls(settings)
     Keys.of(settings.api_key, settings.api_key_file)  # told before the model is loaded
