@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "hermes3"
 FLOORS = [
-    {"errors"},
+    {"errors", "ordered"},
     {"prompt", "tokenizer", "weights", "_native"},
     {"engine", "train", "convert"},
     {"llm"},

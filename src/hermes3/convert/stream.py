@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes3 import _native
 from hermes3.errors import FormatError
+from hermes3.ordered import in_order
 from hermes3.weights.checkpoint import Checkpoint, RawTensor
 from hermes3.weights.hub import Progress
 from hermes3.weights.quant import GGMLType, quantize
 from hermes3.weights.quant_k import K_TYPES
 
-T = TypeVar("T")
 U8 = NDArray[np.uint8]
 
 PART_VALUES = 1 << 20  # 4 MiB as float32; two threads hold six such parts
@@ -42,21 +40,6 @@ def parts_of(checkpoint: Checkpoint, name: str) -> list[Part]:
     unit = checkpoint.config.head_dim
     step = max(1, PART_VALUES // shape[1] // unit) * unit
     return [Part(name, start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
-
-
-def in_order(jobs: Iterable[Callable[[], T]], n_threads: int) -> Iterator[T]:
-    """Results of jobs that run on so many threads, in the order of the jobs, few ahead of the reader."""
-    pool = ThreadPoolExecutor(n_threads)
-    running: deque[Future[T]] = deque()
-    try:
-        for job in jobs:
-            running.append(pool.submit(job))
-            if len(running) > 2 * n_threads:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def recoded(raw: RawTensor, type: GGMLType, importance: NDArray[np.float32] | None = None) -> U8:
@@ -108,7 +91,8 @@ class Recoder:
             return run
 
         jobs = (job(part) for each in parts.values() for part in each)
-        self._results = in_order(jobs, _native.physical_cores())
+        n_threads = _native.physical_cores()
+        self._results = in_order(ThreadPoolExecutor(n_threads), n_threads, jobs)
 
     def read(self, name: str) -> Iterator[U8]:
         """The parts of the next tensor, which must be this one."""

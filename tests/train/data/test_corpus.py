@@ -13,6 +13,7 @@ import pytest
 from hermes3.errors import FormatError, RequestError
 from hermes3.prompt.chatml import Template
 from hermes3.tokenizer import Tokenizer
+from hermes3.train.data import tokenized
 from hermes3.train.data.corpus import Corpus, Part, load
 from hermes3.train.data.files import DataFile, Sample
 from hermes3.train.data.rendered import Renderer
@@ -138,3 +139,34 @@ def test_progress_reaches_the_end(tmp_path: Path, renderer: Renderer) -> None:
     total = sum(path.stat().st_size for path in paths)
     assert seen == sorted(seen)
     assert seen[-1] == (total, total)
+
+
+def test_several_processes_give_what_one_gives(
+    tmp_path: Path, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, faults and their order; and how far it is."""
+    paths = [written(tmp_path, "a", 150, bad=(7, 149)), written(tmp_path, "b", 3), written(tmp_path, "c", 70)]
+
+    def read() -> tuple[list[list[int]], list[str], list[int]]:
+        told: list[tuple[int, int]] = []
+        corpus = load(
+            [Part(path) for path in paths], renderer, skip_bad=True, progress=lambda *to: told.append(to)
+        )
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert told[-1] == (told[0][1], told[0][1])
+        items = [item for item in corpus if isinstance(item, Example)]
+        return [item.ids.tolist() for item in items], list(map(str, corpus.faults)), corpus.lengths.tolist()
+
+    alone = read()
+    started: list[int] = []
+    monkeypatch.setattr(tokenized, "n_processes", lambda n_bytes: started.append(n_bytes) or 2)
+    assert read() == alone
+    assert started == [sum(path.stat().st_size for path in paths)]
+
+
+def test_small_files_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenized._native, "physical_cores", lambda: 8)
+    assert tokenized.n_processes(1000) == 1
+    assert tokenized.n_processes(1 << 30) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert tokenized.n_processes(1 << 30) == 2

@@ -9,6 +9,7 @@
     conversation.py  what all forms become, and what a conversation must be to be learned from
     files.py         one file: its form, its samples, its faults
     rendered.py      ids and weights, by the renderer of serving
+    tokenized.py     rows of files into numbers, by several processes
     summary.py       what a file holds, in numbers
     corpus.py        files with weights, as numbers on disk; the order of an epoch
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes3.errors import FormatError, RequestError
-from hermes3.train.data.files import DataFile, Sample
+from hermes3.train.data.files import DataFile
 from hermes3.train.data.rendered import Renderer
 from hermes3.train.data.rows import Fault
+from hermes3.train.data.tokenized import tokenized
 from hermes3.train.examples import Example, Pair
 
 I64 = NDArray[np.int64]
@@ -139,33 +141,21 @@ def load(
         if not 0 < part.weight < float("inf"):
             raise RequestError(f"weight of {part.path} is {part.weight}; it must be above 0", param="weight")
     files = [DataFile(part.path, part.form) for part in parts]
-    total, before = sum(file.n_bytes for file in files), 0
+    *before, total = accumulate((file.n_bytes for file in files), initial=0)
     corpus = Corpus([part.weight for part in parts])
     kinds: dict[type, Path] = {}
-    for number, file in enumerate(files):
-        for item in file:
-            made = _made(item, renderer, file.path)
-            if isinstance(made, Fault):
-                corpus.faults.append(made)
-            else:
-                kinds.setdefault(type(made), file.path)
-                _check_kinds(kinds)
-                corpus.add(made, number)
-            if progress is not None:
-                progress(before + file.n_read, total)
-        before += file.n_bytes
+    for number, n_read, made in tokenized(files, renderer):
+        if isinstance(made, Fault):
+            corpus.faults.append(made)
+        else:
+            kinds.setdefault(type(made), files[number].path)
+            _check_kinds(kinds)
+            corpus.add(made, number)
+        if progress is not None:
+            progress(before[number] + n_read, total)
     _check(corpus, skip_bad)
     corpus.close()
     return corpus
-
-
-def _made(item: Sample | Fault, renderer: Renderer, path: Path) -> Example | Pair | Fault:
-    if isinstance(item, Fault):
-        return item
-    try:
-        return renderer.rendered(item.value)
-    except RequestError as error:
-        return Fault(path, item.line, item.number, str(error))
 
 
 def _check_kinds(kinds: dict[type, Path]) -> None:

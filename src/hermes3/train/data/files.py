@@ -62,21 +62,36 @@ class DataFile:
         return self._rows.n_read
 
     def __iter__(self) -> Iterator[Sample | Fault]:
-        for row in self._rows:
-            yield row if isinstance(row, Fault) else self._read(row)
+        for row in self.rows():
+            yield row if isinstance(row, Fault) else sample(self.path, self.form, row)
 
-    def _read(self, row: Row) -> Sample | Fault:
+    def rows(self) -> Iterator[Row | Fault]:
+        """Rows that ``sample`` has not read yet; their form is known before they are given out."""
+        for row in self._rows:
+            if isinstance(row, Row):
+                self._look_at(row)
+            yield row
+
+    def _look_at(self, row: Row) -> None:
         if self.form is None and (found := form_of(row.value)) is not None:
             self.form, self.why = found
-        if self.form is None:
-            shown = ", ".join(map(str, row.value))[:100] or "none"
-            return self._fault(row, f"is in none of the forms {', '.join(FORMS)}; its fields: {shown}")
-        names = (key for key in row.value if key not in READ)
-        self.unread.update(key for key in names if key in self.unread or len(self.unread) < MAX_UNREAD)
-        try:
-            return Sample(row.line, row.number, sample_of(row.value, self.form))
-        except RequestError as error:
-            return self._fault(row, str(error))
+        if self.form is not None:
+            names = (key for key in row.value if key not in READ)
+            self.unread.update(key for key in names if key in self.unread or len(self.unread) < MAX_UNREAD)
 
-    def _fault(self, row: Row, reason: str) -> Fault:
-        return Fault(self.path, row.line, row.number, reason)
+
+def sample(path: Path, form: Form | None, row: Row) -> Sample | Fault:
+    """What a row says, or what is wrong with it.
+
+    Args:
+        path: of the file.
+        form: of its rows; None where none was found.
+    """
+    if form is None:
+        shown = ", ".join(map(str, row.value))[:100] or "none"
+        reason = f"is in none of the forms {', '.join(FORMS)}; its fields: {shown}"
+        return Fault(path, row.line, row.number, reason)
+    try:
+        return Sample(row.line, row.number, sample_of(row.value, form))
+    except RequestError as error:
+        return Fault(path, row.line, row.number, str(error))
