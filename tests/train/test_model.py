@@ -24,15 +24,17 @@ from tests.weights.tiny import gguf_file, hf_model
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize("is_fused", [False, True], ids=["autograd", "fused"])
 @pytest.mark.parametrize("recompute", ["none", "mlp", "all"])
 @pytest.mark.parametrize("config", [CONFIG, TIED], ids=["untied", "tied"])
 def test_logits_and_gradients(
-    config: ModelConfig, recompute: Recompute, monkeypatch: pytest.MonkeyPatch
+    config: ModelConfig, recompute: Recompute, is_fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_VALUES", 16 * config.vocab_size)  # several chunks
     examples = documents(5, longest=90)
     model, theirs = ours(config), hf_model(config)
     model.set_recompute(recompute)
+    model.set_fused(is_fused)
     batch = Batch.of(example_row(examples), CPU)
     alone = [theirs(torch.from_numpy(e.ids[None].astype(np.int64))).logits[0] for e in examples]
     torch.testing.assert_close(model.logits(batch), torch.cat(alone), rtol=1e-4, atol=1e-5)
@@ -46,10 +48,16 @@ def test_logits_and_gradients(
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_log_probabilities_of_pairs_and_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_fused", [False, True], ids=["autograd", "fused"])
+@pytest.mark.parametrize("n_kept", [0, 10**6], ids=["made again", "kept"])
+def test_log_probabilities_of_pairs_and_their_gradients(
+    n_kept: int, is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(losses, "CHUNK_VALUES", 16 * CONFIG.vocab_size)
+    monkeypatch.setattr(losses, "most_kept", lambda hidden: n_kept)
     made = pairs(3)
     model, theirs = ours(), hf_model()
+    model.set_fused(is_fused)
     batch = Batch.of(pair_row(made), CPU)
     each = losses.token_log_probs(model(batch)[batch.predictors], model.head, batch.targets)
     sums = torch.zeros(6).index_add(0, batch.owners, each)

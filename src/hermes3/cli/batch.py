@@ -16,10 +16,11 @@ from hermes3.cli.models import located
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of the command.
+    """What is asked of the command; engine options as given, by their names.
 
     Attributes:
-        options: of the engine, those that were given, by their names.
+        own: of our own engine alone.
+        vllm: of vLLM alone.
         ray: address of a Ray cluster; None for this process alone.
         n_workers: engines on that cluster.
     """
@@ -31,7 +32,8 @@ class Task:
     served_model_name: str | None
     engine: str = "hermes3"
     n_ctx: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+    vllm: Mapping[str, Any] = field(default_factory=dict)
     ray: str | None = None
     n_workers: int | None = None
 
@@ -53,7 +55,7 @@ def run(task: Task) -> None:
     from hermes3.server.limits import Limits
 
     engine = EngineChoice.of(
-        task.engine, n_ctx=task.n_ctx, n_sequences=task.at_once, given=task.options
+        task.engine, n_ctx=task.n_ctx, n_sequences=task.at_once, own=task.own, vllm=task.vllm
     )
     max_bytes = Limits().max_body_bytes
     names = check(source, max_bytes)

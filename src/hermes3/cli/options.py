@@ -61,8 +61,7 @@ GpuMemory = Annotated[
     typer.Option("--gpu-memory-utilization", help="For vllm: share of each device's memory, 0 to 1."),
 ]
 EnforceEager = Annotated[
-    bool | None,
-    typer.Option("--enforce-eager", help="For vllm: starts sooner, runs slower: nothing is compiled."),
+    bool, typer.Option("--enforce-eager", help="For vllm: starts sooner, runs slower: nothing is compiled.")
 ]
 
 Prompt = Annotated[

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import AsyncExitStack
@@ -70,9 +69,8 @@ def answer_all_on_ray(
 def _arriving(crew: Crew, todo: Iterator[Line]) -> Iterator[Answer]:
     import ray
 
-    alone = {"include_dashboard": False} if crew.address == "local" else {}
     try:
-        ray.init(address=crew.address, log_to_driver=False, logging_level="error", **alone)
+        ray.init(address=crew.address, log_to_driver=False, logging_level="error")
     except Exception as error:
         raise Hermes3Error(f"no Ray cluster at {crew.address}: {error}"[:1000]) from error
     try:
@@ -98,26 +96,21 @@ def _answered(crew: Crew, todo: Iterator[Line]) -> Any:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.name == "console":
-            handler.addFilter(_is_trouble)
     machines = [node for node in ray.nodes() if node["Alive"]]
     n_workers = crew.n_workers or len(machines)
     n_lines = crew.at_once * ROUNDS
     rows = [{"line": json.dumps(asdict(line))} for line in todo]
     requests = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // n_lines))
-    return requests.map_batches(  # a worker that dies begins again, and with it what it had in hand
+    return requests.map_batches(
         Answerer,
         fn_constructor_args=(crew,),
         batch_size=n_lines,
-        compute=ray.data.ActorPoolStrategy(size=n_workers),
+        concurrency=n_workers,
         num_gpus=_gpus(crew, ray.cluster_resources()),
+        scheduling_strategy="SPREAD",
+        max_restarts=-1,  # a worker that died
+        max_task_retries=-1,  # and what it had in hand
     )
-
-
-def _is_trouble(record: logging.LogRecord) -> bool:
-    """Whether what Ray Data says is for the user; all of it is in its own log."""
-    return record.levelno >= logging.WARNING and "Progress bars" not in record.getMessage()
 
 
 def _gpus(crew: Crew, resources: dict[str, float]) -> int:

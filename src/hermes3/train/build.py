@@ -33,10 +33,16 @@ def model_of(recipe: Recipe, checkpoint: Checkpoint, ranks: Ranks) -> Llama:
     lora.begin(model, recipe.seed)
     model.set_recompute(recipe.recompute)
     model.noise_alpha = recipe.neftune_alpha
+    model.set_fused(ranks.device.type == "cpu" and can_fuse(recipe))
     if recipe.compile:
         for mlp in [module for module in model.modules() if isinstance(module, MLP)]:
             mlp.compile(dynamic=True)
     return model
+
+
+def can_fuse(recipe: Recipe) -> bool:
+    """Whether ``fused.FusedLayer`` does what the recipe says, on a CPU."""
+    return recipe.precision == "fp32" and recipe.lora is None and not recipe.compile
 
 
 def check_compiler() -> None:

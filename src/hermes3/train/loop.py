@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from hermes3.errors import Hermes3Error
+from hermes3.train import gradients
 from hermes3.train.arithmetic import peak_memory, row_flops
 from hermes3.train.events import Evaluated, Listener, Step
 from hermes3.train.model import Batch, Llama
@@ -47,6 +48,8 @@ class Loop:
     def __post_init__(self) -> None:
         # not the model's: FSDP2 may hold whole weights there, and their gradients are taken away
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.ranks.n == 1:
+            gradients.add_in_place(self._parameters)
 
     def run(self, n_done: int) -> int:
         """Goes on after ``n_done`` steps; gives how many are done in the end.

@@ -1,4 +1,5 @@
-"""Losses. None of them holds the logits of more than some hundred tokens at a time.
+"""Losses. Probabilities are kept for the backward pass where they take no more room than two gradients of the
+head would, else they are made again, some hundred tokens at a time.
 
 ``torch.nn.functional.linear_cross_entropy`` does the same for equal weights; it has no weight per token and
 no log-probability of each, which weighted turns and DPO need.
@@ -12,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hermes3.train import gradients
+
 CHUNK_VALUES = 1 << 24  # logits held at a time: 64 MiB as float32
+
+
+def most_kept(hidden: int) -> int:
+    """Tokens whose probabilities take as much room as two gradients of the head."""
+    return 2 * hidden
 
 
 def chunk_rows(vocab_size: int) -> int:
@@ -21,9 +29,6 @@ def chunk_rows(vocab_size: int) -> int:
 
 def weighted_nll(states: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Sum over tokens of weight times negative log-likelihood.
-
-    Gradients are made along with the loss, while a chunk's logits are there: three products in all, none
-    again in the backward pass.
 
     Args:
         states: (m, hidden), those that predict the targets.
@@ -34,14 +39,14 @@ def weighted_nll(states: Tensor, head: Tensor, targets: Tensor, weights: Tensor)
     Returns:
         float32 scalar.
     """
-    if targets.ndim == 1:
-        targets, weights = targets[:, None], weights[:, None]
-    return _WeightedNLL.apply(*_cast(states, head), targets, weights)
+    shape = len(targets), -1
+    each = _LogProbs.apply(*_cast(states, head), targets.view(shape))
+    return -(weights.view(shape) * each).sum()
 
 
 def token_log_probs(states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of each target, float32 (m,); the logits are computed once more for the gradients."""
-    return _TokenLogProbs.apply(*_cast(states, head), targets)
+    """Log-probability of each target, float32 (m,)."""
+    return _LogProbs.apply(*_cast(states, head), targets[:, None])[:, 0]
 
 
 def dpo(
@@ -72,62 +77,46 @@ def _cast(states: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
     return states.to(dtype), head.to(dtype)
 
 
-class _WeightedNLL(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        wants_states, wants_head, *_ = ctx.needs_input_grad
-        total = torch.zeros((), dtype=torch.float32, device=states.device)
-        grad_states = torch.empty_like(states) if wants_states else None
-        grad_head = torch.zeros_like(head) if wants_head else None
-        size = chunk_rows(head.shape[0])
-        for start in range(0, len(targets), size):
-            part = slice(start, start + size)
-            x, at, weight = states[part], targets[part], weights[part]
-            logits = (x @ head.T).float()
-            lse = logits.logsumexp(1, keepdim=True)
-            total += (weight * (lse - logits.gather(1, at))).sum()
-            if grad_states is None and grad_head is None:
-                continue
-            delta = logits.sub_(lse).exp_().mul_(weight.sum(1, keepdim=True)).scatter_add_(1, at, -weight)
-            delta = delta.to(head.dtype)
-            if grad_states is not None:
-                torch.mm(delta, head, out=grad_states[part])
-            if grad_head is not None:
-                grad_head.addmm_(delta.T, x)
-        ctx.save_for_backward(grad_states, grad_head)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, head = ctx.saved_tensors
-        grad_states = None if states is None else states * grad
-        return grad_states, None if head is None else head.mul_(grad), None, None
-
-
-class _TokenLogProbs(torch.autograd.Function):
+class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        ctx.save_for_backward(states, head, targets)
-        out = torch.empty(len(targets), dtype=torch.float32, device=states.device)
-        size = chunk_rows(head.shape[0])
-        for start in range(0, len(targets), size):
-            part = slice(start, start + size)
-            logits = (states[part] @ head.T).float()
-            out[part] = logits.gather(1, targets[part, None])[:, 0] - logits.logsumexp(1)
+        keeps = any(ctx.needs_input_grad) and len(targets) <= most_kept(head.shape[1])
+        kept = head.new_empty(len(targets), head.shape[0]) if keeps else None
+        out = torch.empty(targets.shape, dtype=torch.float32, device=states.device)
+        for part in _chunks(len(targets), head):
+            logits = _logits(states[part], head, None if kept is None else kept[part])
+            lse = logits.logsumexp(1, keepdim=True)
+            out[part] = logits.gather(1, targets[part]) - lse
+            if kept is not None:
+                kept[part] = logits.sub_(lse).exp_()
+        ctx.save_for_backward(states, targets, kept)
+        ctx.head = head
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, head, targets = ctx.saved_tensors
-        grad_states = torch.empty_like(states)
-        grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
-        size = chunk_rows(head.shape[0])
-        for start in range(0, len(targets), size):
-            part = slice(start, start + size)
-            delta = (states[part] @ head.T).float().softmax(1).neg_()
-            delta.scatter_add_(1, targets[part, None], torch.ones_like(delta[:, :1])).mul_(grad[part, None])
-            delta = delta.to(head.dtype)
+        states, targets, kept = ctx.saved_tensors
+        head, wants_head = ctx.head, ctx.needs_input_grad[1]
+        grad_states, grad_head = torch.empty_like(states), None
+        parts = [slice(None)] if kept is not None else _chunks(len(targets), head)
+        for part in parts:
+            shares = _logits(states[part], head).softmax(1) if kept is None else kept
+            delta = shares.mul_(-grad[part].sum(1, keepdim=True))
+            delta = delta.scatter_add_(1, targets[part], grad[part].to(delta.dtype)).to(head.dtype)
             torch.mm(delta, head, out=grad_states[part])
-            if grad_head is not None:
-                grad_head.addmm_(delta.T, states[part])
+            made = gradients.of_product(head, delta.T, states[part]) if wants_head else None
+            if made is not None:
+                grad_head = made if grad_head is None else grad_head.add_(made)
         return grad_states, grad_head, None
+
+
+def _chunks(n: int, head: Tensor) -> list[slice]:
+    size = chunk_rows(head.shape[0])
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def _logits(states: Tensor, head: Tensor, out: Tensor | None = None) -> Tensor:
+    """float32."""
+    if out is None or out.dtype != torch.float32:
+        return (states @ head.T).float()
+    return torch.mm(states, head.T, out=out)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from hermes3.train import gradients
+from hermes3.train.fused import FusedLayer
 from hermes3.train.packing import Piece, Row
 from hermes3.weights.config import ModelConfig, rope_frequencies
 
@@ -101,8 +103,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
         self.recompute: Recompute = "none"
+        self.is_fused = False
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        if self.is_fused and torch.is_grad_enabled():
+            eps = self.input_layernorm.eps
+            return FusedLayer.apply(x, cos, sin, pieces, eps, self.recompute == "mlp", *self._weights())
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, pieces)
         if self.recompute == "mlp" and torch.is_grad_enabled():
             return x + checkpoint(self._feed, x, use_reentrant=False)
@@ -110,6 +116,12 @@ class Layer(nn.Module):
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.mlp(self.post_attention_layernorm(x))
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        a, m = self.self_attn, self.mlp
+        first = self.input_layernorm, a.q_proj, a.k_proj, a.v_proj, a.o_proj
+        modules = *first, self.post_attention_layernorm, m.gate_proj, m.up_proj, m.down_proj
+        return tuple(module.weight for module in modules)
 
 
 class Decoder(nn.Module):
@@ -149,6 +161,11 @@ class Llama(nn.Module):
         for layer in self.model.layers:
             layer.recompute = recompute
 
+    def set_fused(self, is_fused: bool) -> None:
+        """Whether layers go by ``FusedLayer`` where gradients are wanted."""
+        for layer in self.model.layers:
+            layer.is_fused = is_fused
+
     def forward(self, batch: Batch, read: Callable[[Tensor, Tensor, Batch], Tensor] | None = None) -> Tensor:
         """States (n, hidden_size) of a row's tokens after the last norm.
 
@@ -173,7 +190,7 @@ class Llama(nn.Module):
         return F.linear(self(batch), self.head)
 
     def _embedded(self, batch: Batch) -> Tensor:
-        x = self.model.embed_tokens(batch.ids)
+        x = gradients.embedded(batch.ids, self.model.embed_tokens.weight)
         if not (self.training and self.noise_alpha):
             return x
         lengths = torch.tensor([piece.n_keys for piece in batch.pieces], device=x.device)

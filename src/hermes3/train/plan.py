@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from hermes3.train import losses
 from hermes3.train.arithmetic import n_matrix, n_parameters
-from hermes3.train.losses import CHUNK_VALUES
+from hermes3.train.build import can_fuse
 from hermes3.train.material import Material
 from hermes3.train.recipe import Recipe
 from hermes3.weights.config import ModelConfig
@@ -114,15 +115,18 @@ def _memory(recipe: Recipe, config: ModelConfig, n_ranks: int) -> dict[str, int]
     moments = 1 if recipe.rmsprop else 2
     hidden, mlp = config.hidden_size, config.intermediate_size
     keys = config.num_key_value_heads * config.head_dim
-    layer = 8 * hidden + 2 * keys + 4 * mlp  # values a token keeps of a layer
+    # values a token keeps of a layer, and of its MLP; float32 is taken to be a CPU's, where layers are fused
+    n_hidden, n_mlp = (4, 2) if can_fuse(recipe) else (8, 4)
+    layer = n_hidden * hidden + 2 * keys + n_mlp * mlp
     each = {"none": config.num_hidden_layers * layer,
-            "mlp": config.num_hidden_layers * (layer - 4 * mlp) + 4 * mlp,
+            "mlp": config.num_hidden_layers * (layer - n_mlp * mlp) + n_mlp * mlp,
             "all": config.num_hidden_layers * hidden + layer}[recipe.recompute]  # fmt: skip
     size = 4 if recipe.precision == "fp32" else 2
+    n_kept = min(recipe.max_length, losses.most_kept(hidden))
     return {
         "weights": weights // n_ranks,
         "gradients": n_trained * own // n_ranks,
         "optimiser": n_trained * own * moments // n_ranks,
         "activations": recipe.max_length * each * size,
-        "logits": 4 * CHUNK_VALUES * 2 + config.vocab_size * hidden * size,
+        "logits": config.vocab_size * n_kept * size + 4 * losses.CHUNK_VALUES,
     }

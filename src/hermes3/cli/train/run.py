@@ -35,8 +35,10 @@ def run(
         raise UsageError(f"{source} is of method {recipe.method!r}: hermes3 train {recipe.method} {source}")
     _check_gguf(gguf, recipe)
     use_threads(threads)
+    from hermes3.train.allocation import keep_freed_memory
     from hermes3.train.ranks import ranks
 
+    keep_freed_memory()
     with ranks() as mine, _signals() as received:
         if fresh:
             mine.first_then_others(lambda: _clear(Path(recipe.output)))
