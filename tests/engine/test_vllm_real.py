@@ -12,8 +12,8 @@ import pytest
 from hermes3.engine.grammar import GrammarVocabulary
 from hermes3.engine.sampling import MAX_LOGPROBS, SamplingParams
 from hermes3.engine.vllm.asked import grammar_arguments, sampling_arguments
-from hermes3.engine.vllm.client import LAST_ANSWERS_S
 from hermes3.engine.vllm.options import VllmOptions
+from hermes3.engine.vllm.tether import Tether
 from tests.engine import fake_vllm
 
 pytestmark = pytest.mark.usefixtures("vllm_installed")
@@ -73,7 +73,7 @@ def test_options_are_vllms() -> None:
     )  # fmt: skip
     arguments = of_vllm("engine.arg_utils", "AsyncEngineArgs")(
         model="m", structured_outputs_config={"backend": "guidance"}, max_logprobs=MAX_LOGPROBS,
-        logprobs_mode="raw_logprobs", disable_log_stats=True, shutdown_timeout=LAST_ANSWERS_S,
+        logprobs_mode="raw_logprobs", disable_log_stats=True, additional_config={"hermes3": Tether()},
         **options.arguments(),
     )  # fmt: skip
     assert {name: getattr(arguments, name) for name in options.arguments()} == options.arguments()

@@ -33,6 +33,9 @@ class FakeTokenizer:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         return [MARKS[text]] if allow_special and text in MARKS else list(text.encode())
 
+    def least(self, n_chars: int) -> int:
+        return -(-n_chars // max(map(len, MARKS)))
+
     def encode_segments(self, segments) -> list[int]:
         return [i for each in segments for i in self.encode(each.text, each.is_special)]
 
@@ -110,7 +113,6 @@ class FakeEngine:
     n_waiting = 0
     keeps_prefixes = False
     failure = None
-    tells_forced = True
     counters: Counters = field(default_factory=Counters)
     n_vocab = FakeTokenizer.vocab_size
     is_obedient: bool = False  # where a grammar does not allow the script's id, the shortest way out is taken

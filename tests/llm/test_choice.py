@@ -19,13 +19,13 @@ from tests.engine.fake_vllm import install
 
 
 def choice(name: str, **given: Any) -> EngineChoice:
-    return EngineChoice.of(name, **{"n_ctx": None, "n_sequences": None, "own": {}, "vllm": {}, **given})
+    return EngineChoice.of(name, **{"n_ctx": None, "n_sequences": None, "given": {}, **given})
 
 
 def test_each_engine_gets_its_own() -> None:
-    own = choice("hermes3", n_ctx=9, n_sequences=2, own={"threads": 3, "latency_s": 0.5})
+    own = choice("hermes3", n_ctx=9, n_sequences=2, given={"threads": 3, "latency_s": 0.5})
     assert own == EngineChoice({"n_ctx": 9, "n_sequences": 2, "n_threads": 3, "latency_s": 0.5})
-    other = choice("vllm", n_ctx=9, n_sequences=2, vllm={"dtype": "float16"})
+    other = choice("vllm", n_ctx=9, n_sequences=2, given={"dtype": "float16"})
     assert other.vllm == VllmOptions(max_model_len=9, max_num_seqs=2, dtype="float16")
     assert pickle.loads(pickle.dumps(other)) == other
 
@@ -33,10 +33,10 @@ def test_each_engine_gets_its_own() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "param"),
     [
-        ("vllm", {"own": {"threads": 2}}, "threads"),
-        ("hermes3", {"vllm": {"tensor_parallel_size": 2}}, "tensor_parallel_size"),
+        ("vllm", {"given": {"threads": 2}}, "threads"),
+        ("hermes3", {"given": {"tensor_parallel_size": 2}}, "tensor_parallel_size"),
         ("tgi", {}, "engine"),
-        ("vllm", {"vllm": {"dtype": "int4"}}, "dtype"),
+        ("vllm", {"given": {"dtype": "int4"}}, "dtype"),
     ],
 )
 def test_what_an_engine_does_not_have_is_named(name: str, given: dict[str, Any], param: str) -> None:
@@ -89,8 +89,7 @@ def test_a_hall_on_vllm(monkeypatch: pytest.MonkeyPatch, smol_gguf: Path, tmp_pa
         assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (len(prompt), len(said) + 1)
         assert (llm.name, llm.n_ctx, llm.cached_tokens(llm.prepare("Hello"))) == ("Small-1.5", 500, None)
         assert llm.load().n_generated == len(said) + 1
-        with pytest.raises(RequestError, match="does not tell which"):
-            llm.chat("Hello", forced_spans=True)
+        assert llm.chat("Hello", temperature=0, max_tokens=50, forced_spans=True).forced_spans == ()
         with pytest.raises(RequestError, match="scores no given texts"):
             llm.score([([1], [2])])
     (ids, params, _), *_ = fake.asked

@@ -99,6 +99,15 @@ def test_context_is_refused_with_both_numbers() -> None:
         assert llm.complete("x" * 10, max_tokens=40).text == "x" * 10
 
 
+def test_what_cannot_fit_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_llm(n_ctx=50)[0] as llm:
+        monkeypatch.delattr(type(llm.tokenizer), "encode")
+        for ask, param in ((llm.complete, "prompt"), (llm.chat, "messages")):
+            with pytest.raises(ContextLengthError, match=r"prompt has at least 5[0-9] tokens") as caught:
+                ask("x" * 600)
+            assert caught.value.param == param
+
+
 @pytest.mark.parametrize(
     ("arguments", "param"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import subprocess
@@ -89,7 +90,9 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
         assert target.read_bytes() == before
 
 
-def test_an_engine_that_fails_ends_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
+def test_an_engine_that_fails_ends_the_run_and_keeps_the_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     llm, _ = fake_llm(saying("Good."))
     source, target = written(tmp_path / "in", [request(f"r{i}") for i in range(4)]), tmp_path / "out"
     with llm:
@@ -98,6 +101,8 @@ def test_an_engine_that_fails_ends_the_run_and_keeps_the_answers(tmp_path: Path)
         with pytest.raises(Hermes3Error, match="out of memory"):
             answered(llm, source, target)
     assert answers(target).keys() == {"r0"}
+    gc.collect()
+    assert "never retrieved" not in caplog.text  # the errors of those beside the first that failed
 
 
 @pytest.mark.parametrize(

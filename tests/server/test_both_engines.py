@@ -57,7 +57,8 @@ def ask(address: str) -> Iterator[Callable[..., Any]]:
 
         def asked(**given: Any) -> Any:
             extra = {name: given.pop(name) for name in ("guided_regex", "guided_choice", "top_k", "min_p",
-                     "repetition_penalty", "ignore_eos", "reasoning") if name in given}  # fmt: skip
+                     "repetition_penalty", "ignore_eos", "reasoning", "forced_spans")
+                     if name in given}  # fmt: skip
             given = {"model": "smol", "messages": PARIS, "temperature": 0, "max_tokens": 60, **given}
             answer = client.chat.completions.create(**given, extra_body=extra)
             return list(answer) if given.get("stream") else answer
@@ -134,6 +135,13 @@ def test_json_schema(ask: Callable[..., Any], stream: bool) -> None:
         text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
     jsonschema.validate(json.loads(text), SCHEMA)
     assert reason == "stop"
+
+
+def test_what_the_grammar_forced_is_told(ask: Callable[..., Any]) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}
+    message = ask(response_format=form, forced_spans=True, max_tokens=200).choices[0].message
+    forced = "".join(message.content[first:end] for first, end in message.model_extra["forced_spans"])
+    assert ("town" in forced, "year" in forced, "Paris" in forced) == (True, True, False)
 
 
 def test_regex_and_choice(ask: Callable[..., Any]) -> None:

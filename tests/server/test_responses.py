@@ -179,6 +179,18 @@ def test_the_store_has_an_end_and_an_owner() -> None:
             theirs.responses.create(model="fake", input="x", previous_response_id=names[-1])
 
 
+def test_the_bytes_of_what_was_asked_count_too() -> None:
+    llm, _ = fake_llm(n_ctx=100_000)
+    with llm, live(create_app(llm, limits=Limits(max_stored_bytes=100_000))) as address:
+        client = client_of(address, "a")
+        first = client.responses.create(model="fake", input="x" * 60_000, max_output_tokens=1).id
+        assert client.responses.retrieve(first).id == first
+        second = client.responses.create(model="fake", input="y" * 60_000, max_output_tokens=1).id
+        assert client.responses.retrieve(second).id == second
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(first)
+
+
 class City(BaseModel):
     name: str
     is_capital: bool

@@ -30,13 +30,15 @@ from tests.server.fuzz import Fuzzer, answer
 SECONDS = float(os.environ.get("HERMES3_SOAK_S", 60))
 WARM_UP, N_WINDOWS, MOST_GROWTH = 0.2, 8, 0.02
 N_CTX, N_AT_ONCE = 1024, 16
+ARENA_BYTES = 64 << 20  # glibc's heaps of threads begin at multiples of it
+KEPT_S = 1.0  # less than the server keeps idle connections: else one is closed as the next request comes
 PATIENCE_S = 1800.0  # other programs may stop this one for minutes
 # Bounds that would refuse healthy clients for what hostile ones ask, or take a process that was stopped
 # for a wedged one.
 # What may grow to a bound by design, the store of responses, is at its bound after a few.
 LIMITS = (
     *("max_queued_tokens=100000000", "max_requests=4096", "max_stored_responses=20"),
-    *(f"{name}=1800" for name in ("stall_s", "watchdog_s", "send_s", "body_s")),
+    *(f"{name}=1800" for name in ("stall_s", "watchdog_s", "send_s", "body_s", "head_s")),
 )
 SCHEMA = {
     "type": "object",
@@ -92,7 +94,8 @@ class Soak:
     over: threading.Event = field(default_factory=threading.Event)
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, timeout=PATIENCE_S)
+        kept = httpx.Limits(keepalive_expiry=KEPT_S)
+        return httpx.Client(base_url=self.address, timeout=PATIENCE_S, limits=kept)
 
     def learn(self) -> None:
         """Each answer alone, and every page of the cache touched once."""
@@ -210,26 +213,51 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+def mapped(pid: int) -> Counter[str]:
+    """Bytes of a process in memory, by the files' names and by what other memory is for."""
+    found, kind = Counter[str](), ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        word, *rest = line.split()
+        if word == "Rss:":
+            found[kind] += int(rest[0]) << 10
+        elif not word.endswith(":"):
+            begin = int(word.partition("-")[0], 16)
+            own = "a thread's heap" if begin % ARENA_BYTES == 0 else "anonymous"
+            kind = Path(rest[4]).name if len(rest) > 4 else own
+    return found
+
+
 def metric(address: str, name: str) -> float:
     lines = httpx.get(address + "/metrics", timeout=PATIENCE_S).text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+
+
+def mib(n_bytes: float) -> float:
+    return round(n_bytes / 2**20, 1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * SECONDS + 3600)
 def test_soak(smol_gguf: Path) -> None:
     with serving(smol_gguf) as (process, address):
-        soak, sizes = Soak(address), list[int]()
+        soak, sizes, warm = Soak(address), list[int](), Counter[str]()
         soak.learn()
+        end = time.monotonic() + WARM_UP * SECONDS
         for _ in soak.run(SECONDS):
             sizes.append(resident(process.pid))
+            if not warm and time.monotonic() > end:
+                warm = mapped(process.pid)
+        grown = mapped(process.pid)
+        grown.subtract(warm)
         wait_for(lambda: metric(address, "vllm:num_requests_running") == 0)
         pages, threads = metric(address, "vllm:kv_cache_usage_perc"), Path(f"/proc/{process.pid}/task")
         n_threads, n_files = (len(list(each.iterdir())) for each in (threads, threads.parent / "fd"))
     after = sizes[int(WARM_UP * len(sizes)) :]
     step = len(after) // N_WINDOWS
     medians = [statistics.median(after[at * step : (at + 1) * step]) for at in range(N_WINDOWS)]
-    print(f"{dict(soak.counts)}; MiB by time {[round(each / 2**20, 1) for each in medians]}")
+    print(f"{dict(soak.counts)}; MiB by time {list(map(mib, medians))}")
+    print(f"MiB after the warm-up: first {mib(after[0])}, last {mib(after[-1])}, most {mib(max(after))}")
+    print("of that grew, in MiB:", {kind: mib(n) for kind, n in grown.most_common() if abs(n) > 1 << 18})
     print(f"{n_threads} threads and {n_files} open files at the end")
     assert soak.wrong == []
     assert {"healthy", "left", "cancelled", "hostile"} == set(soak.counts)

@@ -52,6 +52,23 @@ def test_bytes_that_a_vocabulary_lacks(smol: Tokenizer, llama3: Tokenizer) -> No
     assert not smol.missing_bytes & set(string.printable.encode())
 
 
+@quick
+@given(MARKED, st.booleans())
+@example(" " * 10_000, False)
+@example("\ud83d\ude00" * 100, False)
+def test_no_text_has_fewer_ids_than_its_length_tells(
+    llama3: Tokenizer, text: str, allow_special: bool
+) -> None:
+    assert llama3.least(len(text)) <= len(llama3.encode(text, allow_special=allow_special))
+
+
+def test_length_tells_something_where_no_character_is_lost(smol: Tokenizer, llama3: Tokenizer) -> None:
+    longest = max(len(llama3.token_bytes(each)) for each in range(llama3.vocab_size))
+    assert llama3.least(longest) == 1
+    assert llama3.least(100 * longest + 1) == 101
+    assert smol.least(100 * longest) == 0
+
+
 @pytest.mark.parametrize("text", corpus.BROKEN)
 def test_lone_surrogates_count_as_replacement_characters(tokenizer: Tokenizer, text: str) -> None:
     mended = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

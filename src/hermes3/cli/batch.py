@@ -16,11 +16,10 @@ from hermes3.cli.models import located
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of the command; engine options as given, by their names.
+    """What is asked of the command.
 
     Attributes:
-        own: of our own engine alone.
-        vllm: of vLLM alone.
+        options: of the engine, those that were given, by their names.
         ray: address of a Ray cluster; None for this process alone.
         n_workers: engines on that cluster.
     """
@@ -32,8 +31,7 @@ class Task:
     served_model_name: str | None
     engine: str = "hermes3"
     n_ctx: int | None = None
-    own: Mapping[str, Any] = field(default_factory=dict)
-    vllm: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     ray: str | None = None
     n_workers: int | None = None
 
@@ -55,7 +53,7 @@ def run(task: Task) -> None:
     from hermes3.server.limits import Limits
 
     engine = EngineChoice.of(
-        task.engine, n_ctx=task.n_ctx, n_sequences=task.at_once, own=task.own, vllm=task.vllm
+        task.engine, n_ctx=task.n_ctx, n_sequences=task.at_once, given=task.options
     )
     max_bytes = Limits().max_body_bytes
     names = check(source, max_bytes)

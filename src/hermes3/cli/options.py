@@ -61,7 +61,8 @@ GpuMemory = Annotated[
     typer.Option("--gpu-memory-utilization", help="For vllm: share of each device's memory, 0 to 1."),
 ]
 EnforceEager = Annotated[
-    bool, typer.Option("--enforce-eager", help="For vllm: starts sooner, runs slower: nothing is compiled.")
+    bool | None,
+    typer.Option("--enforce-eager", help="For vllm: starts sooner, runs slower: nothing is compiled."),
 ]
 
 Prompt = Annotated[

@@ -150,11 +150,6 @@ class Engine:
         return self._prefixes is not None
 
     @property
-    def tells_forced(self) -> bool:
-        """True: outputs say which ids a grammar forced."""
-        return True
-
-    @property
     def failure(self) -> None:
         """None: what fails here fails in a step, which says so."""
         return None

@@ -78,8 +78,7 @@ class StepOutput(Generic[A]):
         finish_reason: why it ended in this step: "stop" (an end or stop id, or the end of its grammar),
             "length" (max_tokens, context or memory is full), "cancelled" or "error"; None while it goes on.
         error: what went wrong where the reason is "error".
-        forced: for each id whether the grammar left no choice about it; empty where there is no grammar, and
-            from an engine that does not tell.
+        forced: for each id whether the grammar left no choice about it; empty where there is no grammar.
     """
 
     sequence: A
@@ -116,7 +115,6 @@ class EngineProtocol(Protocol[A]):
         n_running, n_waiting: answers that steps advance, and those that wait for a place among them.
         has_work: whether there is anything that a step could bring.
         counters: what has been done. ``n_steps`` grows whenever the engine gets on with anything.
-        tells_forced: whether outputs say which ids a grammar forced.
         keeps_prefixes: whether beginnings of prompts are kept on disk.
         failure: why it will do nothing any more, where that shows without a step; None where all is well.
     """
@@ -144,9 +142,6 @@ class EngineProtocol(Protocol[A]):
 
     @property
     def has_work(self) -> bool: ...
-
-    @property
-    def tells_forced(self) -> bool: ...
 
     @property
     def keeps_prefixes(self) -> bool: ...

@@ -14,7 +14,11 @@ from hermes3.llm.hall import LLM
 from hermes3.llm.parts import Parts
 
 EngineName = Literal["hermes3", "vllm"]
-_OWN = {"threads": "n_threads"}  # what ``LLM`` calls otherwise than users do
+OWN = ("threads", "latency_s", "kv_dtype", "prefix_folder")  # options of our own engine alone
+ON_VLLM = tuple(
+    name for name in VllmOptions.__dataclass_fields__ if name not in ("max_model_len", "max_num_seqs")
+)
+_NAMES = {"threads": "n_threads"}  # what ``LLM`` calls otherwise than users do
 
 
 def on_vllm(
@@ -60,17 +64,14 @@ class EngineChoice:
         *,
         n_ctx: int | None,
         n_sequences: int | None,
-        own: Mapping[str, Any],
-        vllm: Mapping[str, Any],
+        given: Mapping[str, Any],
     ) -> Self:
         """From what users write.
 
         Args:
             name: of the engine.
             n_ctx, n_sequences: as for ``LLM``; both engines have them.
-            own: options of our own engine alone, those that were given: threads, latency_s, kv_dtype,
-                prefix_folder.
-            vllm: vLLM's alone, those that were given.
+            given: options of one engine alone (``OWN``, ``ON_VLLM``), those that were given.
 
         Raises:
             RequestError: no engine of that name, or an option that the engine does not have; by name.
@@ -78,13 +79,12 @@ class EngineChoice:
         names = get_args(EngineName)
         if name not in names:
             raise RequestError(f"engine is {name!r:.60}, it must be {' or '.join(names)}", param="engine")
-        for other, options in (("vllm", own), ("hermes3", vllm)):
-            if name == other and options:
-                first = next(iter(options))
-                raise RequestError(f"{first} is no option of the engine {name}; leave it out", param=first)
+        its = ON_VLLM if name == "vllm" else OWN
+        if other := next((option for option in given if option not in its), None):
+            raise RequestError(f"{other} is no option of the engine {name}; leave it out", param=other)
         if name == "vllm":
-            return cls(vllm=VllmOptions(max_model_len=n_ctx, max_num_seqs=n_sequences, **vllm))
-        named = {_OWN.get(option, option): value for option, value in own.items()}
+            return cls(vllm=VllmOptions(max_model_len=n_ctx, max_num_seqs=n_sequences, **given))
+        named = {_NAMES.get(option, option): value for option, value in given.items()}
         return cls(own={"n_ctx": n_ctx, "n_sequences": n_sequences, **named})
 
     def open(self, model: str | Path) -> LLM:

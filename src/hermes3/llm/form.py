@@ -74,7 +74,7 @@ class Form:
     @property
     def answer_schema(self) -> Schema | None:
         """Of the JSON that the answer is: a class takes no more than it names."""
-        return closed(self.schema) if self.kind is not None and self.schema is not None else self.schema
+        return _of_answer(self.schema, self.kind)
 
     def reader(self) -> Reader:
         """What reads one answer."""
@@ -141,7 +141,7 @@ def _form_of(asked: Answering) -> Form:
             raise RequestError(f"grammar and {other} both say what the answer is: give one", param="grammar")
         grammar: GrammarText | None = _own_grammar(given)
     elif allowed or schema is not None:
-        text = grammar_of(calls, closed(schema) if kind and schema else schema, has_thoughts=has_thoughts)
+        text = grammar_of(calls, _of_answer(schema, kind), has_thoughts=has_thoughts)
         grammar = GrammarText("lark", text, "tools" if allowed else "response_format")
     else:
         grammar = GrammarText("lark", no_calls_grammar(), "tool_choice") if tools else None
@@ -195,6 +195,10 @@ def _response_format(raw: object) -> tuple[Schema | None, Any]:
             param="response_format",
         )
     return json_schema_of(raw), raw
+
+
+def _of_answer(schema: Schema | None, kind: Any) -> Schema | None:
+    return closed(schema) if kind is not None and schema is not None else schema
 
 
 def _own_grammar(raw: object) -> GrammarText:

@@ -136,7 +136,6 @@ class LLM:
         self._has_bos = parts.tokenizer.add_bos if bos is None else bos  # in front of plain text
         self._end_ids = parts.end_ids
         self._keeps_prefixes = parts.engine.keeps_prefixes
-        self._tells_forced = parts.engine.tells_forced
         self._worker = Worker(parts.engine)
         self._grammars = Grammars(parts.tokenizer, parts.end_ids, parts.engine.n_vocab)
         # At the latest when Python ends:
@@ -342,6 +341,7 @@ class LLM:
             ContextLengthError: the prompt leaves no room for an answer.
         """
         if isinstance(prompt, str):
+            self._check_room(self.tokenizer.least(len(prompt)), "prompt", "at least ")
             ids = self.tokenizer.encode(prompt, allow_special=allow_special)
             bos = self.tokenizer.bos_id
             if self._has_bos and bos is not None and ids[:1] != [bos]:
@@ -397,13 +397,13 @@ class LLM:
         )
 
     def _encoded(self, segments: list[Segment]) -> list[int]:
+        n_chars = sum(len(segment.text) for segment in segments)
+        self._check_room(self.tokenizer.least(n_chars), "messages", "at least ")
         ids = self.tokenizer.encode_segments(segments)
         self._check_room(len(ids), "messages")
         return ids
 
     def _prepared(self, messages: Conversation, form: Form) -> Prepared:
-        if form.has_forced_spans and not self._tells_forced:
-            raise RequestError("forced_spans: this engine does not tell which they are", param="forced_spans")
         turns = _turns(messages)
         segments = self._rendered(turns, form)
         ids, n_prefix = self._encoded(segments), 0
@@ -457,11 +457,11 @@ class LLM:
         key = self._worker.submit(ids, asked, request, grammar, prepared.n_prefix)
         return Handle(partial(self._worker.cancel, key), partial(self._worker.progress, key))
 
-    def _check_room(self, n_prompt: int, param: str) -> None:
+    def _check_room(self, n_prompt: int, param: str, about: str = "") -> None:
         if n_prompt >= self.n_ctx:
             raise ContextLengthError(
-                f"the prompt has {n_prompt} tokens, the context holds {self.n_ctx} with at least one for the "
-                "answer; shorten the prompt or load the model with a larger n_ctx",
+                f"the prompt has {about}{n_prompt} tokens, the context holds {self.n_ctx} with at least one "
+                "for the answer; shorten the prompt or load the model with a larger n_ctx",
                 param=param,
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +12,8 @@ from hermes3.llm import LLM, Answering, Prepared
 from hermes3.prompt.json_text import read_json
 from hermes3.server.chat_request import ChatRequest
 from hermes3.server.limits import Limits
+
+Names = Sequence[tuple[str, str]]
 
 _SCHEMA_AT = "response_format.json_schema.schema"
 
@@ -60,10 +62,26 @@ def prepare(llm: LLM, request: ChatRequest, limits: Limits) -> Prepared:
         raise _in_words_of(wanted, error) from error
     if wanted is None or wanted.field == _SCHEMA_AT:
         return prepared
-    return named(prepared, wanted.option, wanted.field)
+    return _named(prepared, wanted.option, wanted.field)
 
 
-def named(prepared: Prepared, option: str, field: str) -> Prepared:
+def prepare_in_words(llm: LLM, request: ChatRequest, limits: Limits, names: Names) -> Prepared:
+    """``prepare`` for a request of another dialect: what goes wrong, now or in the answer, has its names.
+
+    Args:
+        names: a chat's names, each with the dialect's; that of ``response_format`` is among them.
+
+    Raises:
+        RequestError, ContextLengthError: see ``prepare``.
+    """
+    try:
+        prepared = prepare(llm, request, limits)
+    except RequestError as error:
+        raise _renamed(error, names) from error
+    return _named(prepared, "response_format", dict(names)["response_format"])
+
+
+def _named(prepared: Prepared, option: str, field: str) -> Prepared:
     """With a name of the request's for what the hall calls ``option``, in what may go wrong as it answers."""
     grammar = prepared.grammar
     if grammar is None or grammar.param != option:
@@ -71,7 +89,7 @@ def named(prepared: Prepared, option: str, field: str) -> Prepared:
     return replace(prepared, grammar=grammar.named(field))
 
 
-def renamed(error: RequestError, names: Iterable[tuple[str, str]]) -> RequestError:
+def _renamed(error: RequestError, names: Names) -> RequestError:
     """The error with other names, each after the one that it replaces."""
     message, param = str(error), error.param or ""
     for theirs, ours in names:

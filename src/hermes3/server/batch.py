@@ -188,9 +188,10 @@ async def answers(app: FastAPI, todo: Iterator[Line], at_once: int) -> AsyncIter
                 working.add(asyncio.create_task(_answer(app, line)))
             if not working:
                 return
-            ended, working = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 yield task.result()
+                working.remove(task)
     finally:
         for task in working:
             task.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import AsyncExitStack
@@ -69,8 +70,9 @@ def answer_all_on_ray(
 def _arriving(crew: Crew, todo: Iterator[Line]) -> Iterator[Answer]:
     import ray
 
+    alone = {"include_dashboard": False} if crew.address == "local" else {}
     try:
-        ray.init(address=crew.address, log_to_driver=False, logging_level="error")
+        ray.init(address=crew.address, log_to_driver=False, logging_level="error", **alone)
     except Exception as error:
         raise Hermes3Error(f"no Ray cluster at {crew.address}: {error}"[:1000]) from error
     try:
@@ -96,21 +98,26 @@ def _answered(crew: Crew, todo: Iterator[Line]) -> Any:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.addFilter(_is_trouble)
     machines = [node for node in ray.nodes() if node["Alive"]]
     n_workers = crew.n_workers or len(machines)
     n_lines = crew.at_once * ROUNDS
     rows = [{"line": json.dumps(asdict(line))} for line in todo]
     requests = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // n_lines))
-    return requests.map_batches(
+    return requests.map_batches(  # a worker that dies begins again, and with it what it had in hand
         Answerer,
         fn_constructor_args=(crew,),
         batch_size=n_lines,
-        concurrency=n_workers,
+        compute=ray.data.ActorPoolStrategy(size=n_workers),
         num_gpus=_gpus(crew, ray.cluster_resources()),
-        scheduling_strategy="SPREAD",
-        max_restarts=-1,  # a worker that died
-        max_task_retries=-1,  # and what it had in hand
     )
+
+
+def _is_trouble(record: logging.LogRecord) -> bool:
+    """Whether what Ray Data says is for the user; all of it is in its own log."""
+    return record.levelno >= logging.WARNING and "Progress bars" not in record.getMessage()
 
 
 def _gpus(crew: Crew, resources: dict[str, float]) -> int:

@@ -11,11 +11,10 @@ from dataclasses import asdict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hermes3.errors import RequestError
 from hermes3.llm import LLM, Delta, Prepared, Reply, ToolCallDelta, Usage
 from hermes3.llm.async_stream import AsyncStream
 from hermes3.server.answers import Body, Envelope, timings_body
-from hermes3.server.asking import named, prepare, renamed
+from hermes3.server.asking import prepare_in_words
 from hermes3.server.chat_request import ChatRequest
 from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, read_body
@@ -71,12 +70,7 @@ class Messages:
         return JSONResponse({"input_tokens": len(prepared.ids)})
 
     async def _prepared(self, request: ChatRequest) -> Prepared:
-        """The prompt; errors have this route's names for a chat's fields."""
-        try:
-            prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
-        except RequestError as error:
-            raise renamed(error, _NAMES) from error
-        return named(prepared, "response_format", "output_config.format")
+        return await asyncio.to_thread(prepare_in_words, self._llm, request, self._desk.limits, _NAMES)
 
 
 def error_body(failure: Failure) -> Body:

@@ -16,7 +16,7 @@ import uvicorn
 
 from hermes3.errors import Hermes3Error
 from hermes3.llm import LLM
-from hermes3.server import logs
+from hermes3.server import logs, memory
 from hermes3.server.app import create_app
 from hermes3.server.deadlines import timed
 from hermes3.server.desk import Desk
@@ -39,6 +39,11 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
         super().__init__(config)
         self._desk = desk
+        self._tidying: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tidying = asyncio.create_task(memory.keep_small())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._desk.is_draining = True
@@ -49,6 +54,8 @@ class DrainingServer(uvicorn.Server):
         )
         await super().shutdown(sockets)
         late.cancel()
+        if self._tidying is not None:
+            self._tidying.cancel()
 
 
 def serve(model: str, settings: Settings) -> None:
@@ -61,6 +68,7 @@ def serve(model: str, settings: Settings) -> None:
         Hermes3Error: the model cannot be loaded, the address cannot be listened on, or a setting will not do.
     """
     logs.start(settings.log_format)
+    memory.share_heaps()
     limits = limits_of(settings)
     tls = _tls(settings)
     Keys.of(settings.api_key, settings.api_key_file)  # told before the model is loaded

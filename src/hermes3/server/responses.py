@@ -12,10 +12,9 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hermes3.errors import RequestError
 from hermes3.llm import LLM
 from hermes3.server.answers import Body
-from hermes3.server.asking import named, prepare, renamed
+from hermes3.server.asking import prepare_in_words
 from hermes3.server.chat_request import ChatRequest
 from hermes3.server.desk import Desk
 from hermes3.server.endpoints import Endpoints, read_body
@@ -49,12 +48,13 @@ class Responses:
         self._store = Store(desk.limits.max_stored_responses, desk.limits.max_stored_bytes)
 
     async def create(self, http: Request) -> Response:
-        asked = ResponsesRequest.model_validate_json(await read_body(http, self._desk))
+        raw = await read_body(http, self._desk)
+        asked = ResponsesRequest.model_validate_json(raw)
         self._routes.check_model(asked.model)
         given = asked.items()
         items = [*self._before(asked.previous_response_id), *given]
         request = asked.chat(items)
-        job = await self._started(asked, request, items)
+        job = await self._started(asked, request, items, len(raw))
         if asked.store is not False:
             self._store.add(job)
         if asked.stream:
@@ -107,16 +107,15 @@ class Responses:
             raise _bad("previous_response_id", f"names a response that is {job.growing.body['status']}")
         return [*job.items, *_as_items(job.growing.body)]
 
-    async def _started(self, asked: ResponsesRequest, request: ChatRequest, items: Sequence[Item]) -> Job:
-        try:
-            prepared = await asyncio.to_thread(prepare, self._llm, request, self._desk.limits)
-        except RequestError as error:
-            raise renamed(error, _NAMES) from error
-        prepared = named(prepared, "response_format", "text.format")
+    async def _started(
+        self, asked: ResponsesRequest, request: ChatRequest, items: Sequence[Item], n_asked: int
+    ) -> Job:
+        limits = self._desk.limits
+        prepared = await asyncio.to_thread(prepare_in_words, self._llm, request, limits, _NAMES)
         envelope = self._routes.envelope("resp")
         (stream,) = await self._routes.start(envelope, request, [prepared], request.who)
         body = {"id": envelope.id.replace("-", "_"), "object": "response", "created_at": int(time.time())}
-        return Job(Growing({**body, "model": envelope.model, **_said(asked)}), items, stream)
+        return Job(Growing({**body, "model": envelope.model, **_said(asked)}), items, stream, n_asked)
 
 
 async def _events(job: Job, *, is_left: bool, after: int = -1) -> AsyncGenerator[bytes, None]:

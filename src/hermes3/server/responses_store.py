@@ -23,6 +23,7 @@ class Job:
         growing: its body.
         items: the conversation before it.
         stream: its answer.
+        n_asked: bytes of the request.
 
     Attributes:
         stream: its answer.
@@ -31,12 +32,12 @@ class Job:
         n_bytes: about what they take, once it is over.
     """
 
-    def __init__(self, growing: Growing, items: Sequence[Item], stream: AsyncStream) -> None:
+    def __init__(self, growing: Growing, items: Sequence[Item], stream: AsyncStream, n_asked: int) -> None:
         self.growing = growing
         self.items = list(items)
         self.owner = CALLER.get()
         self.events: list[Body] = []
-        self.n_bytes = 0
+        self.n_bytes = n_asked
         self.stream = stream
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run())
@@ -79,7 +80,7 @@ class Job:
             self._add(self.growing.failed(str(failure), failure.code))
         finally:
             self.stream.close()
-            self.n_bytes = len(json.dumps(self.events))
+            self.n_bytes += len(json.dumps(self.events))
             asyncio.get_running_loop().call_soon(self._tell)  # once the task counts as done
 
     def _add(self, events: Iterable[Body]) -> None:

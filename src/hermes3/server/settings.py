@@ -22,13 +22,11 @@ from hermes3.engine.pace import LATENCY_S
 from hermes3.engine.vllm.options import Backend, DType
 from hermes3.errors import Hermes3Error
 from hermes3.llm import EngineChoice
-from hermes3.llm.choice import EngineName
+from hermes3.llm.choice import ON_VLLM, OWN, EngineName
 from hermes3.server.limits import Limits
 from hermes3.server.logs import LogFormat
 
 PREFIX = "HERMES3_"
-_VLLM = ("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "dtype",
-         "gpu_memory_utilization", "enforce_eager")  # fmt: skip
 Several = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -95,19 +93,10 @@ class Settings(BaseSettings):
         Raises:
             RequestError: a setting that it does not have; by name.
         """
-        return EngineChoice.of(
-            self.engine,
-            n_ctx=self.ctx,
-            n_sequences=None,
-            own=self._moved("threads", "latency_s", "kv_dtype", "prefix_folder"),
-            vllm=self._moved(*_VLLM),
-        )
-
-    def _moved(self, *names: str) -> dict[str, Any]:
-        """Those settings that are not as they are by default."""
         fields = type(self).model_fields
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value != fields[name].default}
+        values = {name: getattr(self, name) for name in (*OWN, *ON_VLLM)}
+        moved = {name: value for name, value in values.items() if value != fields[name].default}
+        return EngineChoice.of(self.engine, n_ctx=self.ctx, n_sequences=None, given=moved)
 
     @classmethod
     def settings_customise_sources(

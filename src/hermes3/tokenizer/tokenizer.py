@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self
+
+from tokenizers import Tokenizer as Backend
 
 from hermes3.tokenizer.bpe import BYTE_OF, Parts
 from hermes3.tokenizer.gguf import Vocabulary, read_vocabulary
@@ -14,6 +18,7 @@ from hermes3.tokenizer.json_file import read_tokenizer_json
 
 # Texts of tokens that end an answer in the families read here. Their ids differ from model to model.
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")
+_KEEPING = frozenset({"Sequence", "Split", "Digits", "ByteLevel"})  # pre-tokenizers, if they remove nothing
 
 
 class SegmentLike(Protocol):
@@ -35,7 +40,7 @@ class Tokenizer:
         bos_id, bos_token: the token that opens a prompt, by id and text; None where the model has none.
         add_bos: whether the model's files ask for BOS in front of every text. ``encode`` never adds it.
         eos_ids: ids that end an answer: those the files name and every token out of ``END_TOKENS``.
-        control_ids: ids that are no text: BOS, the end tokens and control tokens spelled ``<|...|>``. 
+        control_ids: ids that are no text: BOS, the end tokens and control tokens spelled ``<|...|>``. Others
             such as ``<tool_call>`` are text, whatever the vocabulary says they are.
         missing_bytes: bytes that no token spells; a character that needs one encodes to nothing.
         chat_template: the model's own jinja template, None where the files hold none.
@@ -141,6 +146,20 @@ class Tokenizer:
                     ids.append(token_id)
         return ids + self._encode_plain("".join(run))
 
+    def least(self, n_chars: int) -> int:
+        """How many ids a text of so many characters has at least; 0 where that cannot be told.
+
+        Encoding takes some 500 bytes an id meanwhile: what has no place anyway need not be encoded.
+        """
+        return -(-n_chars // self._longest) if self._longest else 0
+
+    @cached_property
+    def _longest(self) -> int:
+        """Letters, which are bytes, of the longest token; 0 where some characters may be in no token."""
+        if self.missing_bytes or not _keeps_all(self._backend):
+            return 0
+        return max(len(text) for text in self._tokens if text is not None)
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD.
 
@@ -175,6 +194,15 @@ class Tokenizer:
             end = match.end()
         if end < len(text):
             yield text[end:], None
+
+
+def _keeps_all(backend: Backend) -> bool:
+    """Whether every character of a text is in one of its tokens, as far as is known."""
+    if backend.normalizer is not None or backend.pre_tokenizer is None:
+        return False
+    whole = json.loads(backend.pre_tokenizer.__getstate__())
+    parts = [whole, *whole.get("pretokenizers", ())]
+    return all(part["type"] in _KEEPING and part.get("behavior") != "Removed" for part in parts)
 
 
 class StreamDecoder:

@@ -3,5 +3,6 @@
 options.py   what it can be told
 asked.py     a request's parameters in vLLM's words, or refused by name
 client.py    vLLM itself; the one module that imports it
+tether.py    its processes end with ours
 engine.py    the engine that the hall drives
 """

