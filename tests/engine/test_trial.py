@@ -47,6 +47,18 @@ def test_a_crash_is_a_fault_and_the_next_grammar_is_tried_anew() -> None:
     assert trial.fault_of(lark('start: "a"'), [], 300) is None
 
 
+def test_a_panic_is_told_and_nobody_else_needs_to_have_it() -> None:
+    """llguidance takes a backtrace of it, and keeps what it has read for that."""
+    schema = {"properties": {"a": {"required": {"aa": "é" * 99}}}}
+    grammar = json.dumps({"grammars": [{"json_schema": schema}]})
+    for _ in range(2):
+        fault = trial.fault_of(grammar, [], 300)
+        assert fault is not None
+        assert fault.startswith("makes llguidance panic: end byte index")
+        assert len(trial._idle) == 1
+    assert trial.fault_of(lark('start: "a"'), [], 300) is None
+
+
 def test_tokens_that_grammars_may_name() -> None:
     """Else a grammar that names one would not be tried at all."""
     chain = "start: <|im_end|> a0\n" + "".join(f"a{n}: a{n + 1}\n" for n in range(9000)) + 'a9000: "x"'

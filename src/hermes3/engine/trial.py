@@ -1,8 +1,10 @@
 """Grammars tried in a process of their own first: one that crashes, stalls or swells llguidance harms nobody.
 
 A thread cannot be killed, and llguidance's limits do not hold everywhere: 8,000 rules that lead to each other
-overflow its stack (1.9, SIGSEGV), forty intersected terminals take a minute. This file is both the parent's
-side and, run as a script, the child's, which imports nothing of the package. A child is kept for the next.
+overflow its stack (1.9, SIGSEGV), forty intersected terminals take a minute, and after a panic, of which it
+takes a backtrace, the debug information of all libraries stays in memory, 50 MB here. This file is both the
+parent's side and, run as a script, the child's, which imports nothing of the package. A child is kept for the
+next.
 """
 
 from __future__ import annotations
@@ -91,11 +93,12 @@ def _tried(question: bytes) -> str | None:
         child = None
     child = child or _new()
     try:
-        if _ask(child, question):
+        panic = _ask(child, question)
+        if panic is not None:
             with _lock:
                 _idle.append(child)
-            return None
-        fault = f"takes more than {MAX_WALL_S:.0f} s to compile" if child.poll() is None else _reason(child)
+            return f"makes llguidance panic: {panic}" if panic else None
+        fault = _reason(child)
     except BaseException:
         _end(child)
         raise
@@ -113,8 +116,8 @@ def _new() -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(child: subprocess.Popen[bytes], question: bytes) -> bool:
-    """Whether an answer came."""
+def _ask(child: subprocess.Popen[bytes], question: bytes) -> str | None:
+    """The words of a panic, "" where there was none; None where no answer came."""
     assert child.stdin is not None
     assert child.stdout is not None
     try:
@@ -122,17 +125,20 @@ def _ask(child: subprocess.Popen[bytes], question: bytes) -> bool:
         child.stdin.flush()
     except BrokenPipeError:
         child.wait(MAX_WALL_S)
-        return False
+        return None
     is_there, _, _ = select.select([child.stdout], [], [], MAX_WALL_S)
-    if is_there and child.stdout.readline():
-        return True
+    if is_there and (line := child.stdout.readline()):
+        return str(json.loads(line))
     if is_there:  # its end of the pipe is closed: it is gone
         child.wait(MAX_WALL_S)
-    return False
+    return None
 
 
 def _reason(child: subprocess.Popen[bytes]) -> str:
-    status = child.returncode
+    """Why no answer came."""
+    status = child.poll()
+    if status is None:
+        return f"takes more than {MAX_WALL_S:.0f} s to compile"
     return _WHY.get(-status, f"cannot be compiled: llguidance ended with status {status}")
 
 
@@ -145,7 +151,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _serve() -> None:
-    """The child: compiles what comes, line by line, and says only that it is still there."""
+    """The child: compiles what comes, line by line, and says that it is still there, and what panicked."""
     from llguidance import LLMatcher, LLParserLimits
 
     resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
@@ -162,8 +168,15 @@ def _serve() -> None:
         matcher = LLMatcher(tokenizers[key], grammar, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()
+        words = str(matcher.get_error()) if matcher.is_error() else ""
         del matcher
-        print(flush=True)
+        print(json.dumps(_panic(words)), flush=True)
+
+
+def _panic(words: str) -> str:
+    """What llguidance says of a panic, "" of anything else."""
+    before, mark, rest = words.partition("panic: ")
+    return rest.partition("\n")[0].strip()[:300] if mark and not before else ""
 
 
 def _bytes_tokenizer(special: list[str], n_vocab: int) -> LLTokenizer:
