@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -105,10 +105,18 @@ class Layer(nn.Module):
         self.recompute: Recompute = "none"
         self.is_fused = False
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, pieces: Sequence[Piece], rows: Tensor | None = None
+    ) -> Tensor:
+        """States behind the layer: of all tokens, or of those at ``rows``, int64 and rising."""
         if self.is_fused and torch.is_grad_enabled():
-            eps = self.input_layernorm.eps
-            return FusedLayer.apply(x, cos, sin, pieces, eps, self.recompute == "mlp", *self._weights())
+            rows = torch.arange(len(x)) if rows is None else rows
+            eps, is_again = self.input_layernorm.eps, self.recompute == "mlp"
+            return FusedLayer.apply(x, cos, sin, pieces, rows, eps, is_again, *self._weights())
+        x = self._plain(x, cos, sin, pieces)
+        return x if rows is None else x[rows]
+
+    def _plain(self, x: Tensor, cos: Tensor, sin: Tensor, pieces: Sequence[Piece]) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, pieces)
         if self.recompute == "mlp" and torch.is_grad_enabled():
             return x + checkpoint(self._feed, x, use_reentrant=False)
@@ -177,13 +185,20 @@ class Llama(nn.Module):
         x = self._embedded(batch)
         angles = batch.positions[:, None].float() * self._frequencies.to(x.device)  # (n, head_dim / 2)
         cos, sin = angles.cos()[:, None].to(x.dtype), angles.sin()[:, None].to(x.dtype)
-        for layer in self.model.layers:
-            if self.recompute == "all" and torch.is_grad_enabled():
-                x = checkpoint(layer, x, cos, sin, batch.pieces, use_reentrant=False)
-            else:
-                x = layer(x, cos, sin, batch.pieces)
-        x = self.model.norm(x)
-        return x if read is None else read(x[batch.predictors], self.head, batch)
+        *layers, last = self.model.layers
+        for layer in layers:
+            x = self._behind(layer, x, cos, sin, batch.pieces)
+        if read is None:
+            return self.model.norm(self._behind(last, x, cos, sin, batch.pieces))
+        rows, which = batch.predictors.unique(return_inverse=True)
+        x = self.model.norm(self._behind(last, x, cos, sin, batch.pieces, rows))
+        return read(x[which], self.head, batch)
+
+    def _behind(self, layer: nn.Module, *given: Any) -> Tensor:
+        """What a layer gives."""
+        if self.recompute == "all" and torch.is_grad_enabled():
+            return checkpoint(layer, *given, use_reentrant=False)
+        return layer(*given)
 
     def logits(self, batch: Batch) -> Tensor:
         """All logits (n, vocab_size); for tests and small models."""
