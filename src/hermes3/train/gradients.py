@@ -18,7 +18,8 @@ from torch.nn import functional as F
 def add_in_place(parameters: Iterable[Tensor]) -> None:
     """From here on backward passes add to these parameters' ``grad`` themselves.
 
-    Not for weights that are shared out among processes, nor where ``torch.autograd.grad`` is to return them.
+    Not for weights that are shared out among processes, nor on a GPU, where rows are added in no order, nor
+    where ``torch.autograd.grad`` is to return them.
     """
     for parameter in parameters:
         parameter.adds_in_place = True  # type: ignore[attr-defined]

@@ -48,7 +48,7 @@ class Loop:
     def __post_init__(self) -> None:
         # not the model's: FSDP2 may hold whole weights there, and their gradients are taken away
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if self.ranks.n == 1:
+        if self.ranks.n == 1 and self.ranks.device.type == "cpu":
             gradients.add_in_place(self._parameters)
 
     def run(self, n_done: int) -> int:
