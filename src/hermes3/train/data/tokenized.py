@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -38,14 +40,19 @@ def tokenized(files: Sequence[DataFile], renderer: Renderer) -> Iterator[tuple[i
     """Every row of some files, in order: the file's number, bytes of it read, what was made of the row."""
     n = n_processes(sum(file.n_bytes for file in files))
     jobs = _jobs(files, ROWS if n > 1 else 1)
-    if n == 1:
-        found: Iterable[tuple[int, int, list[Made]]] = (_tokenize(job, renderer) for job in jobs)
-    else:
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        pool = ProcessPoolExecutor(n, context, initializer=_begin, initargs=(renderer,))
-        found = in_order(pool, n, (partial(_tokenize, job) for job in jobs))
+    found = (_tokenize(job, renderer) for job in jobs) if n == 1 else _by_processes(jobs, renderer, n)
     for number, n_read, batch in found:
         yield from ((number, n_read, made) for made in batch)
+
+
+def _by_processes(jobs: Iterable[Job], renderer: Renderer, n: int) -> Iterator[tuple[int, int, list[Made]]]:
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    # not among the arguments: those go through a pipe, where each process that starts would wait for the last
+    with tempfile.NamedTemporaryFile(prefix="hermes3-renderer-") as file:
+        pickle.dump(renderer, file)
+        file.flush()
+        pool = ProcessPoolExecutor(n, context, initializer=_begin, initargs=(file.name,))
+        yield from in_order(pool, n, (partial(_tokenize, job) for job in jobs))
 
 
 def n_processes(n_bytes: int) -> int:
@@ -61,11 +68,11 @@ def _jobs(files: Sequence[DataFile], size: int) -> Iterator[Job]:
             yield number, file.path, file.form, batch, file.n_read
 
 
-def _begin(renderer: Renderer) -> None:
-    """In a new process. Ctrl-C is the parent's affair."""
+def _begin(renderer: str) -> None:
+    """In a new process; the renderer lies in a file. Ctrl-C is the parent's affair."""
     global _renderer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _renderer = renderer
+    _renderer = pickle.loads(Path(renderer).read_bytes())
 
 
 def _tokenize(job: Job, renderer: Renderer | None = None) -> tuple[int, int, list[Made]]:
