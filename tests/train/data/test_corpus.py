@@ -165,7 +165,7 @@ def test_several_processes_give_what_one_gives(
 
 
 def test_small_files_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenized._native, "physical_cores", lambda: 8)
+    monkeypatch.setattr(tokenized, "n_cores", lambda: 8)
     assert tokenized.n_processes(1000) == 1
     assert tokenized.n_processes(1 << 30) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
+from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import TypeAlias
 
-from hermes3 import _native
 from hermes3.errors import RequestError
 from hermes3.ordered import in_order
 from hermes3.train.data.files import DataFile, sample
@@ -27,6 +26,7 @@ from hermes3.train.data.rows import Fault, Row
 from hermes3.train.examples import Example, Pair
 
 Made = Example | Pair | Fault
+Renderers: TypeAlias = "Queue[Renderer]"
 Job = tuple[int, Path, Form | None, Sequence[Row | Fault], int]  # file, path, form, rows, bytes read then
 
 BYTES_EACH = 4 << 20  # of files for each process: as much takes some seconds, to start a process one or two
@@ -47,18 +47,26 @@ def tokenized(files: Sequence[DataFile], renderer: Renderer) -> Iterator[tuple[i
 
 def _by_processes(jobs: Iterable[Job], renderer: Renderer, n: int) -> Iterator[tuple[int, int, list[Made]]]:
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    # not among the arguments: those go through a pipe, where each process that starts would wait for the last
-    with tempfile.NamedTemporaryFile(prefix="hermes3-renderer-") as file:
-        pickle.dump(renderer, file)
-        file.flush()
-        pool = ProcessPoolExecutor(n, context, initializer=_begin, initargs=(file.name,))
+    # by a queue: an argument of two megabytes keeps each process from starting until the last has read it
+    renderers: Renderers = context.Queue()
+    for _ in range(n):
+        renderers.put(renderer)
+    pool = ProcessPoolExecutor(n, context, initializer=_begin, initargs=(renderers,))
+    try:
         yield from in_order(pool, n, (partial(_tokenize, job) for job in jobs))
+    finally:
+        renderers.cancel_join_thread()  # where a process ended before it took its own
 
 
 def n_processes(n_bytes: int) -> int:
     """For so many bytes: at most this process's share of the cores, where torchrun started several."""
-    own = _native.physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    own = n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, min(own, MOST, n_bytes // BYTES_EACH))
+
+
+def n_cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _jobs(files: Sequence[DataFile], size: int) -> Iterator[Job]:
@@ -68,11 +76,11 @@ def _jobs(files: Sequence[DataFile], size: int) -> Iterator[Job]:
             yield number, file.path, file.form, batch, file.n_read
 
 
-def _begin(renderer: str) -> None:
-    """In a new process; the renderer lies in a file. Ctrl-C is the parent's affair."""
+def _begin(renderers: Renderers) -> None:
+    """In a new process, which takes one of the renderers. Ctrl-C is the parent's affair."""
     global _renderer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _renderer = pickle.loads(Path(renderer).read_bytes())
+    _renderer = renderers.get()
 
 
 def _tokenize(job: Job, renderer: Renderer | None = None) -> tuple[int, int, list[Made]]:
