@@ -42,11 +42,14 @@ def answer(
 
 def _batch(ids: Sequence[int], n_past: int, device: torch.device) -> Batch:
     n, none = len(ids), torch.empty(0, dtype=torch.int64, device=device)
+    last = torch.tensor([n - 1], device=device)
     return Batch(
         ids=torch.tensor(ids, device=device),
         positions=torch.arange(n_past, n_past + n, device=device),
         pieces=(Piece(0, n, n, n + n_past),),
-        predictors=torch.tensor([n - 1], device=device),
+        predictors=last,
+        read=last,
+        which=torch.zeros_like(last),
         targets=none,
         weights=none,
         owners=none,

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -25,12 +27,19 @@ Recompute = Literal["none", "mlp", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A row as tensors on the model's device; shapes as in ``Row``."""
+    """A row as tensors on the model's device; shapes as in ``Row``.
+
+    Attributes:
+        read: int64, rising: the row's predictors, each once; two answers share their prompt's last token.
+        which: int64 (n_trained,): where in ``read`` each predictor is.
+    """
 
     ids: Tensor
     positions: Tensor
     pieces: tuple[Piece, ...]
     predictors: Tensor
+    read: Tensor
+    which: Tensor
     targets: Tensor
     weights: Tensor
     owners: Tensor
@@ -38,11 +47,16 @@ class Batch:
 
     @classmethod
     def of(cls, row: Row, device: torch.device) -> Batch:
-        ids, positions, predictors, targets, weights, owners = (
-            torch.from_numpy(array).to(device)
-            for array in (row.ids, row.positions, row.predictors, row.targets, row.weights, row.owners)
-        )
-        return cls(ids, positions, row.pieces, predictors, targets, weights, owners, row.n_documents)
+        read, which = np.unique(row.predictors, return_inverse=True)
+
+        def on(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            ids=on(row.ids), positions=on(row.positions), pieces=row.pieces, predictors=on(row.predictors),
+            read=on(read), which=on(which), targets=on(row.targets), weights=on(row.weights),
+            owners=on(row.owners), n_documents=row.n_documents,
+        )  # fmt: skip
 
 
 class Memory:
@@ -190,9 +204,8 @@ class Llama(nn.Module):
             x = self._behind(layer, x, cos, sin, batch.pieces)
         if read is None:
             return self.model.norm(self._behind(last, x, cos, sin, batch.pieces))
-        rows, which = batch.predictors.unique(return_inverse=True)
-        x = self.model.norm(self._behind(last, x, cos, sin, batch.pieces, rows))
-        return read(x[which], self.head, batch)
+        x = self.model.norm(self._behind(last, x, cos, sin, batch.pieces, batch.read))
+        return read(x[batch.which], self.head, batch)
 
     def _behind(self, layer: nn.Module, *given: Any) -> Tensor:
         """What a layer gives."""
